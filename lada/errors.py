@@ -6,7 +6,9 @@
     ├── ModelError       a model, its weights or its tokenizer is wrong
     ├── ExchangeError    a commit, a message or a payload is wrong: names party, stage, file and check
     ├── PlanError        plan.json does not fit the run
-    └── StageError       a stage ended without a commit, for good
+    ├── StageError       a stage ended without a commit, for good
+    ├── ChangedError     code or configuration is not what the run began with
+    └── BusyError        another driver has the run
 
 A user's mistake raises one of these; a broken invariant of ours is an ``assert``.
 """
@@ -15,27 +17,39 @@ from __future__ import annotations
 
 
 class LadaError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors raised on purpose; ``exit_code`` is what a process ends with."""
+
+    exit_code = 1
 
 
 class ConfigError(LadaError):
     """A configuration value, key or command line argument is not legal."""
 
+    exit_code = 2
+
 
 class DataError(LadaError):
     """A dataset file cannot be used as it is."""
+
+    exit_code = 3
 
 
 class ModelError(LadaError):
     """A model, its weights or its tokenizer cannot be used as it is."""
 
+    exit_code = 4
+
 
 class PlanError(LadaError):
     """The plan of a run is missing or does not fit the run."""
 
+    exit_code = 6
+
 
 class StageError(LadaError):
     """A stage did not commit and will not be tried again."""
+
+    exit_code = 7
 
 
 class ExchangeError(LadaError):
@@ -49,9 +63,27 @@ class ExchangeError(LadaError):
         file: the file in question, relative to the stage's folder.
     """
 
+    exit_code = 5
+
     def __init__(
         self, check: str, detail: str, *, party: str = "?", stage: str = "?", file: str = "?"
     ) -> None:
         super().__init__(f"{party}/{stage}/{file}: check '{check}' failed: {detail}")
         self.check, self.detail = check, detail
         self.party, self.stage, self.file = party, stage, file
+
+
+class ChangedError(LadaError):
+    """Code, packages or run.yaml are not what the run began with; ``AMEND=1`` insists."""
+
+    exit_code = 8
+
+
+class BusyError(LadaError):
+    """Another driver is at work on the run; says which."""
+
+    exit_code = 9
+
+
+NOT_RETRIED = frozenset({2, 3, 4, 6, 8})
+"""Exit codes after which trying the same stage again cannot help."""

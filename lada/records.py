@@ -90,6 +90,34 @@ class Prediction(Record):
     truncated: bool
 
 
+class SampleLog(Record):
+    """What a party knows of a sample that it trained on: private, for diagnostics on the host side.
+
+    Attributes:
+        partner: the other party of the pair. selected_by: ``prototypes``, ``filter``, ``all`` or ``random``.
+        chosen, rejected: letters of the preferred and the other text.
+        exploit, explore, score: filter outputs at selection time (Eqs. 8-10); None in round 1.
+        round_gain, batch_gain, reward: as trained on (Eqs. 5-7). paired_gain: relative gain of the same
+            sample from before to after the round's training (method, section 2.6).
+        likelihood: mean token log-probability of the preferred text after training (nats).
+    """
+
+    id: Id
+    partner: Id
+    selected_by: str
+    chosen: Letter | None = None
+    rejected: Letter | None = None
+    same_text: bool = False
+    exploit: Finite | None = None
+    explore: Finite | None = None
+    score: Finite | None = None
+    round_gain: Finite | None = None
+    batch_gain: Finite | None = None
+    paired_gain: Finite | None = None
+    likelihood: Finite | None = None
+    reward: Finite | None = None
+
+
 R = TypeVar("R", bound=Record)
 
 

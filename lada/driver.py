@@ -1,0 +1,185 @@
+"""The visible loop: launch what is ready, wait for its commits, publish, go on.
+
+Who runs a stage is the launcher's business. State is what is on disk: a driver that is killed at any
+instruction is simply started again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from lada.config import RunConfig, read_run
+from lada.errors import NOT_RETRIED, ExchangeError, StageError
+from lada.exchange import check_commit, is_published_whole, publish, published_schema, reject, sweep, withdraw
+from lada.ledger import Ledger
+from lada.plan import Plan, read_plan
+from lada.results import write_metrics
+from lada.rundir import RunDir, Stage
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An attempt that is over; whether it committed is seen on disk, not here."""
+
+    stage: Stage
+    exit_code: int
+    detail: str
+    seconds: float
+
+
+class Launcher(Protocol):
+    """Runs stages: in this process, in a subprocess, as a Slurm job."""
+
+    def start(self, stage: Stage, attempt: str) -> None:
+        """Begin an attempt."""
+
+    def poll(self) -> Sequence[Ended]:
+        """Attempts that ended since the last call."""
+
+
+@dataclass
+class Driver:
+    """Drives one run to its end.
+
+    Args:
+        run: the run's folder; run.yaml and plan.json exist.
+        launcher: who runs the stages.
+        max_attempts: attempts of a stage before the run stops.
+        report: called with one line for a person at every event.
+        poll_seconds: pause between two looks at a launcher that has nothing new.
+    """
+
+    run: RunDir
+    launcher: Launcher
+    max_attempts: int = 3
+    report: Callable[[str], None] = lambda line: None
+    poll_seconds: float = 0.2
+
+    def __post_init__(self) -> None:
+        self.config: RunConfig = read_run(self.run.root)
+        self.plan: Plan = read_plan(self.run)
+        self.ledger = Ledger(self.run.ledger_jsonl)
+        self.public_ids = {question.id for question in self.run.public_questions()}
+
+    def drive(self, *, rounds: int | None = None) -> bool:
+        """Run every pending stage, or those up to a round.
+
+        Returns:
+            Whether anything was left to do.
+
+        Raises:
+            StageError: when a stage failed ``max_attempts`` times or cannot succeed.
+        """
+        self.heal()
+        worked = False
+        while group := self._next(rounds):
+            worked = True
+            self.run_group(group)
+            write_metrics(self.run, self.config, self.plan)
+        write_metrics(self.run, self.config, self.plan)
+        return worked
+
+    def run_group(self, group: Sequence[Stage]) -> None:
+        """Run stages side by side until each is committed, verified and published."""
+        attempts = dict.fromkeys(group, 1)
+        for stage in group:
+            self._start(stage)
+        while attempts:
+            ended = self.launcher.poll()
+            for end in ended:
+                if self._accept(end):
+                    del attempts[end.stage]
+                    continue
+                self._stop_if_hopeless(end, attempts[end.stage])
+                attempts[end.stage] += 1
+                self._heal_before(group)
+                self._start(end.stage)
+            if not ended:
+                time.sleep(self.poll_seconds)
+
+    def _next(self, rounds: int | None) -> tuple[Stage, ...] | None:
+        group = next(self.plan.pending(self.run.is_committed), None)
+        return None if group is None or (rounds is not None and group[0].round > rounds) else group
+
+    def _heal_before(self, group: Sequence[Stage]) -> None:
+        """Heal, and run again whatever earlier stage turned out to be broken."""
+        self.heal()
+        while (earlier := self._next(None)) and earlier[0].name != group[0].name:
+            self.run_group(earlier)
+
+    def heal(self) -> None:
+        """Verify every commit and its publication: refuse what is broken, restore what is missing."""
+        for party in self.plan.parties:
+            sweep(self.run, party)
+        for group in self.plan.groups():
+            for stage in group:
+                if self.run.is_committed(stage) and self._verified(stage):
+                    if not is_published_whole(self.run, stage):
+                        withdraw(self.run, stage)
+                    publish(self.run, stage)
+
+    def _start(self, stage: Stage) -> None:
+        attempt = f"{len(self._attempts(stage)) + 1:02d}-{os.urandom(4).hex()}"
+        self.ledger.write("started", stage=str(stage), attempt=attempt)
+        self.launcher.start(stage, attempt)
+
+    def _attempts(self, stage: Stage) -> list[str]:
+        return [
+            str(event.get("attempt"))
+            for event in self.ledger.read()
+            if event.get("event") == "started" and event.get("stage") == str(stage)
+        ]
+
+    def _accept(self, end: Ended) -> bool:
+        if not self.run.is_committed(end.stage):
+            self.ledger.write(
+                "failed", stage=str(end.stage), exit_code=end.exit_code, detail=end.detail[-2000:]
+            )
+            return False
+        if not self._verified(end.stage):
+            return False
+        publish(self.run, end.stage)
+        self.ledger.write("committed", stage=str(end.stage), seconds=round(end.seconds, 3))
+        self.report(f"{end.stage} committed ({end.seconds:.1f} s)")
+        return True
+
+    def _verified(self, stage: Stage) -> bool:
+        try:
+            check_commit(
+                self.run,
+                stage,
+                limits=self.config.exchange,
+                public_ids=self.public_ids,
+                adapter_schema=self._adapter_schema(stage),
+            )
+        except ExchangeError as error:
+            where = reject(self.run, stage, error)
+            self.ledger.write("rejected", stage=str(stage), detail=str(error), moved_to=where.name)
+            self.report(f"{stage} rejected: {error}")
+            return False
+        return True
+
+    def _adapter_schema(self, stage: Stage) -> dict[str, tuple[str, tuple[int, ...]]] | None:
+        for group in self.plan.groups():
+            for earlier in group:
+                if earlier == stage:
+                    return None
+                if earlier.party == stage.party and self.run.is_committed(earlier):
+                    schema = published_schema(self.run, earlier)
+                    if schema is not None:
+                        return dict(schema)
+        return None
+
+    def _stop_if_hopeless(self, end: Ended, attempt: int) -> None:
+        hopeless = end.exit_code in NOT_RETRIED
+        if not hopeless and attempt < self.max_attempts:
+            self.report(f"{end.stage} failed (attempt {attempt} of {self.max_attempts}): {end.detail}")
+            return
+        logs = self.run.root / "logs" / end.stage.party
+        raise StageError(
+            f"{end.stage} failed {'for good' if hopeless else f'{attempt} times'}: {end.detail}\nlogs: {logs}"
+        )

@@ -1,0 +1,444 @@
+"""Commit once, publish idempotently, believe nothing unread: the shared folder through which parties speak.
+
+A stage writes into a staging folder, manifest last, and renames the folder to its final name: the rename is
+the only commit point and the first one wins. Publishing copies what is addressed to others into
+``exchange/<sender>/<recipient or all>/<stage>/`` in the same way, and any attempt may finish it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field
+
+from lada.config import ExchangeOptions
+from lada.errors import ExchangeError
+from lada.faults import crash_point
+from lada.payloads import Origin, Schema, check_records, check_tensors, tensor_schema
+from lada.records import Record, Response, Reward, SampleId, explain
+from lada.rundir import RunDir, Stage, dump_json, parse_stage, sha256, sync_dir, write_synced
+
+MANIFEST = "manifest.json"
+ALL = "all"
+FILE_NAME = re.compile(r"^[a-z][a-z0-9_]{0,63}\.(jsonl|json|safetensors)$")
+RECORD_KINDS: Mapping[str, type[Record]] = {"ids": SampleId, "responses": Response, "rewards": Reward}
+"""Kinds of messages that are JSON lines, and their record; ``adapters`` is the one tensor kind."""
+
+Kind = Literal["ids", "responses", "rewards", "adapters", "state", "predictions", "diagnostics", "metrics"]
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True)
+class Payload:
+    """One file of an outbox: its kind (for the byte account), how many items it holds, its bytes."""
+
+    kind: Kind
+    items: int
+    data: bytes
+
+
+@dataclass
+class Outbox:
+    """What a stage leaves behind.
+
+    Attributes:
+        public: recipient (a party or ``all``) -> file name -> payload; this is published.
+        private: file name, under ``state/`` or not -> payload: seen by nobody else.
+    """
+
+    public: dict[str, dict[str, Payload]] = field(default_factory=dict)
+    private: dict[str, Payload] = field(default_factory=dict)
+
+    def send(self, recipient: str, name: str, payload: Payload) -> None:
+        """Address a file to a party or to ``all``."""
+        self.public.setdefault(recipient, {})[name] = payload
+
+
+class FileEntry(Record):
+    """A file in a manifest; ``path`` is relative to the manifest's folder."""
+
+    path: Annotated[str, Field(pattern=r"^(state/|public/(server|client-[1-9][0-9]?|all)/)?[a-z0-9_.]+$")]
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    kind: Kind
+    items: Annotated[int, Field(ge=0)]
+
+
+class Manifest(Record):
+    """Table of contents of a commit (``recipient`` None) or of a message.
+
+    Attributes:
+        run_hash: sha256 of run.yaml.
+        inputs: message -> sha256 of its manifest, for everything that the stage read.
+    """
+
+    run_id: str
+    run_hash: str
+    party: str
+    stage: str
+    attempt: str
+    recipient: str | None = None
+    inputs: dict[str, str] = Field(default_factory=dict)
+    files: Annotated[tuple[FileEntry, ...], Field(strict=False)]
+
+
+def exchange_root(run: RunDir) -> Path:
+    """The folder that holds every message of a run."""
+    return run.root / "exchange"
+
+
+def message_dir(run: RunDir, sender: str, recipient: str, stage: str) -> Path:
+    """Folder of one published message."""
+    return exchange_root(run) / sender / recipient / stage
+
+
+# -- writing
+
+
+def commit(
+    run: RunDir, stage: Stage, outbox: Outbox, *, attempt: str, run_id: str, inputs: Mapping[str, str]
+) -> bool:
+    """Write an outbox and make it the stage's commit.
+
+    Returns:
+        True when this attempt's work is the commit; False when another attempt had committed before, in
+        which case this attempt's work is thrown away.
+
+    Raises:
+        ExchangeError: check ``once`` when this very attempt has committed already, ``name`` for a file
+            name outside the grammar.
+    """
+    final = run.commit(stage)
+    if run.is_committed(stage):
+        return _lost(run, stage, attempt)
+    staging = run.staging(stage, attempt)
+    if staging.exists():
+        shutil.rmtree(staging)
+    staging.mkdir(parents=True)
+    head = Manifest(
+        run_id=run_id,
+        run_hash=sha256(run.run_yaml.read_bytes()),
+        party=stage.party,
+        stage=stage.name,
+        attempt=attempt,
+        files=(),
+    )
+    entries = [_write(staging, stage, name, payload) for name, payload in sorted(outbox.private.items())]
+    for recipient, files in sorted(outbox.public.items()):
+        folder = staging / "public" / recipient
+        folder.mkdir(parents=True)
+        sent = [_write(folder, stage, name, payload) for name, payload in sorted(files.items())]
+        _write_manifest(folder, head.model_copy(update={"recipient": recipient, "files": tuple(sent)}))
+        entries += [entry.model_copy(update={"path": f"public/{recipient}/{entry.path}"}) for entry in sent]
+    crash_point("commit.files-written")
+    whole = head.model_copy(update={"inputs": dict(inputs), "files": tuple(entries)})
+    _write_manifest(staging, whole)
+    crash_point("commit.manifest-written")
+    try:
+        staging.rename(final)
+    except OSError:
+        if not run.is_committed(stage):
+            raise
+        shutil.rmtree(staging)
+        return _lost(run, stage, attempt)
+    sync_dir(final.parent)
+    crash_point("commit.renamed")
+    return True
+
+
+def _lost(run: RunDir, stage: Stage, attempt: str) -> bool:
+    manifest = read_manifest(run.commit(stage), stage.party, stage.name)
+    if manifest.attempt == attempt:
+        raise ExchangeError(
+            "once", f"attempt {attempt} commits twice", party=stage.party, stage=stage.name, file=MANIFEST
+        )
+    return False
+
+
+def _write(folder: Path, stage: Stage, name: str, payload: Payload) -> FileEntry:
+    if not FILE_NAME.match(name.removeprefix("state/")):
+        raise ExchangeError("name", f"'{name}' is not legal", party=stage.party, stage=stage.name, file=name)
+    (folder / name).parent.mkdir(exist_ok=True)
+    write_synced(folder / name, payload.data)
+    digest = sha256(payload.data)
+    return FileEntry(
+        path=name, bytes=len(payload.data), sha256=digest, kind=payload.kind, items=payload.items
+    )
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    write_synced(folder / MANIFEST, dump_json(manifest.model_dump(mode="json")).encode())
+    sync_dir(folder)
+
+
+def publish(run: RunDir, stage: Stage) -> None:
+    """Copy what a commit addresses to others into the exchange; safe to repeat, safe to be killed.
+
+    Raises:
+        ExchangeError: check ``once`` when something else stands in the exchange under this stage's name.
+    """
+    public = run.commit(stage) / "public"
+    recipients = sorted(path.name for path in public.iterdir()) if public.is_dir() else []
+    for recipient in recipients:
+        source = public / recipient
+        target = message_dir(run, stage.party, recipient, stage.name)
+        if target.exists():
+            if (target / MANIFEST).read_bytes() != (source / MANIFEST).read_bytes():
+                raise ExchangeError(
+                    "once",
+                    "the exchange holds another message of this name",
+                    party=stage.party,
+                    stage=stage.name,
+                    file=f"{recipient}/{MANIFEST}",
+                )
+            continue
+        temporary = target.with_name(f".{stage.name}.{os.getpid()}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(source, temporary)
+        crash_point("publish.copied")
+        try:
+            temporary.rename(target)
+        except OSError:
+            if not (target / MANIFEST).is_file():
+                raise
+            shutil.rmtree(temporary)
+        sync_dir(target.parent)
+        crash_point("publish.renamed")
+
+
+# -- reading
+
+
+def read_manifest(folder: Path, party: str, stage: str) -> Manifest:
+    """The manifest of a commit or message.
+
+    Raises:
+        ExchangeError: check ``manifest``.
+    """
+    origin = Origin(party, stage, MANIFEST)
+    content = _read_regular(folder / MANIFEST, origin, 64 * 2**20)
+    try:
+        return Manifest.model_validate_json(content)
+    except ValueError as error:
+        raise origin.error("manifest", explain(error)) from error
+
+
+@dataclass(frozen=True)
+class Message:
+    """A verified message: its files were listed, whole, of legal size and of the stated sha256.
+
+    Attributes:
+        name: ``<sender>/<recipient>/<stage>``, as inputs are recorded.
+        digest: sha256 of the manifest.
+    """
+
+    name: str
+    digest: str
+    manifest: Manifest
+    contents: Mapping[str, bytes]
+
+    def origin(self, name: str) -> Origin:
+        """Who wrote a file of this message."""
+        return Origin(self.manifest.party, self.manifest.stage, name)
+
+
+def read_message(
+    run: RunDir, sender: str, recipient: str, stage: str, *, limits: ExchangeOptions, run_hash: str
+) -> Message:
+    """Open and verify a published message.
+
+    Raises:
+        ExchangeError: naming party, stage, file and check.
+    """
+    folder = message_dir(run, sender, recipient, stage)
+    manifest, contents = _read_folder(folder, sender, stage, limits=limits, run_hash=run_hash)
+    if manifest.recipient != recipient:
+        origin = Origin(sender, stage, MANIFEST)
+        raise origin.error("recipient", f"addressed to {manifest.recipient}, found at {recipient}")
+    digest = sha256((folder / MANIFEST).read_bytes())
+    return Message(f"{sender}/{recipient}/{stage}", digest, manifest, contents)
+
+
+def message_records(
+    message: Message, name: str, kind: type[R], *, limits: ExchangeOptions, legal_ids: Collection[str]
+) -> list[R]:
+    """Records of one file of a message, checked; empty when the message has no such file."""
+    if name not in message.contents:
+        return []
+    origin = message.origin(name)
+    return check_records(kind, message.contents[name], origin, limits=limits, legal_ids=legal_ids)
+
+
+def check_commit(
+    run: RunDir,
+    stage: Stage,
+    *,
+    limits: ExchangeOptions,
+    public_ids: Collection[str],
+    adapter_schema: Schema | None = None,
+) -> Manifest:
+    """Verify a commit as its readers will: files, digests, schemas, ids, tensors.
+
+    Raises:
+        ExchangeError: the commit must be rejected and the stage run again.
+    """
+    run_hash = sha256(run.run_yaml.read_bytes())
+    folder = run.commit(stage)
+    manifest, contents = _read_folder(folder, stage.party, stage.name, limits=limits, run_hash=run_hash)
+    for entry in manifest.files:
+        origin = Origin(stage.party, stage.name, entry.path)
+        if not entry.path.startswith("public/"):
+            continue
+        if entry.kind in RECORD_KINDS:
+            records = check_records(
+                RECORD_KINDS[entry.kind],
+                contents[entry.path],
+                origin,
+                limits=limits,
+                legal_ids=public_ids,
+            )
+            if len(records) != entry.items:
+                raise origin.error("item-count", f"{len(records)} records, manifest says {entry.items}")
+        elif entry.path.endswith(".safetensors"):
+            check_tensors(contents[entry.path], origin, expected=adapter_schema)
+        elif entry.kind not in ("adapters", "metrics"):
+            raise origin.error("kind", f"'{entry.kind}' must not be published")
+    for recipient in {entry.path.split("/")[1] for entry in manifest.files if "/" in entry.path}:
+        _read_folder(folder / "public" / recipient, stage.party, stage.name, limits=limits, run_hash=run_hash)
+    return manifest
+
+
+def published_schema(run: RunDir, stage: Stage) -> Schema | None:
+    """Schema of the adapter that a commit publishes; later ones of the same party must equal it."""
+    for path in sorted(run.commit(stage).glob("public/*/*.safetensors")):
+        return tensor_schema(path.read_bytes(), Origin(stage.party, stage.name, path.name))
+    return None
+
+
+def reject(run: RunDir, stage: Stage, error: ExchangeError) -> Path:
+    """Move a refused commit and what it published to the party's .rejected/, with the reason."""
+    rejected = run.rejected(stage.party)
+    rejected.mkdir(parents=True, exist_ok=True)
+    target = rejected / f"{stage.name}.{len(list(rejected.iterdir()))}"
+    run.commit(stage).rename(target)
+    (target / "reason.txt").write_text(f"{error}\n", encoding="utf-8")
+    withdraw(run, stage)
+    return target
+
+
+def withdraw(run: RunDir, stage: Stage) -> None:
+    """Remove a stage's messages from the exchange; publishing the commit again restores them."""
+    for folder in sorted((exchange_root(run) / stage.party).glob(f"*/{stage.name}")):
+        shutil.rmtree(folder)
+
+
+def is_published_whole(run: RunDir, stage: Stage) -> bool:
+    """Whether the exchange holds exactly what the commit addressed to others, byte for byte."""
+    public = run.commit(stage) / "public"
+    for path in sorted(public.rglob("*")):
+        if path.is_dir():
+            continue
+        recipient, name = path.relative_to(public).parts
+        copy = message_dir(run, stage.party, recipient, stage.name) / name
+        if not copy.is_file() or copy.is_symlink() or copy.read_bytes() != path.read_bytes():
+            return False
+    sent = list((exchange_root(run) / stage.party).glob(f"*/{stage.name}"))
+    return sum(1 for folder in sent for _ in folder.iterdir()) == sum(
+        1 for path in public.rglob("*") if path.is_file()
+    )
+
+
+def inbox_messages(
+    run: RunDir, recipient: str, senders: Iterable[str], stages: Iterable[str]
+) -> list[tuple[str, str, str]]:
+    """(sender, recipient or ``all``, stage) of what was published to a party in the given earlier stages."""
+    wanted = list(stages)
+    return [
+        (sender, address, stage)
+        for stage in wanted
+        for sender in senders
+        for address in (recipient, ALL)
+        if (message_dir(run, sender, address, stage) / MANIFEST).is_file()
+    ]
+
+
+def committed_stages(run: RunDir, party: str) -> list[Stage]:
+    """Stages that a party has committed, in order of their names."""
+    folder = run.party(party)
+    if not folder.is_dir():
+        return []
+    names = sorted(path.parent.name for path in folder.glob(f"r*/{MANIFEST}"))
+    return [parse_stage(name, party) for name in names]
+
+
+def sweep(run: RunDir, party: str) -> None:
+    """Remove what killed attempts left: staging folders and half-copied messages."""
+    shutil.rmtree(run.party(party) / ".staging", ignore_errors=True)
+    for leftover in (exchange_root(run) / party).glob("*/.*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _read_folder(
+    folder: Path, party: str, stage: str, *, limits: ExchangeOptions, run_hash: str
+) -> tuple[Manifest, dict[str, bytes]]:
+    manifest = read_manifest(folder, party, stage)
+    origin = Origin(party, stage, MANIFEST)
+    for check, found, expected in (
+        ("party", manifest.party, party),
+        ("stage", manifest.stage, stage),
+        ("run-hash", manifest.run_hash, run_hash),
+    ):
+        if found != expected:
+            raise origin.error(check, f"manifest says '{found}', expected '{expected}'")
+    listed = {entry.path for entry in manifest.files}
+    found_files = _walk(folder, party, stage)
+    for name in sorted(found_files - listed):
+        raise Origin(party, stage, name).error("listed", "a file that the manifest does not list")
+    contents: dict[str, bytes] = {}
+    for entry in manifest.files:
+        file_origin = Origin(party, stage, entry.path)
+        if not FILE_NAME.match(entry.path.split("/")[-1]):
+            raise file_origin.error("name", "not a legal file name")
+        content = _read_regular(folder / entry.path, file_origin, limits.max_file_bytes)
+        if len(content) != entry.bytes:
+            raise file_origin.error("size", f"{len(content)} bytes, manifest says {entry.bytes}")
+        if sha256(content) != entry.sha256:
+            raise file_origin.error("sha256", "content is not what the manifest says")
+        contents[entry.path] = content
+    return manifest, contents
+
+
+def _walk(folder: Path, party: str, stage: str) -> set[str]:
+    """Every file below a folder but manifests; anything but plain files and folders is refused."""
+    found: set[str] = set()
+    for path in folder.rglob("*"):
+        relative = path.relative_to(folder).as_posix()
+        mode = path.lstat().st_mode
+        if stat.S_ISDIR(mode):
+            continue
+        if not stat.S_ISREG(mode):
+            raise Origin(party, stage, relative).error("file-type", "not a plain file")
+        if path.name != MANIFEST:
+            found.add(relative)
+    return found
+
+
+def _read_regular(path: Path, origin: Origin, cap: int) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise origin.error("open", error.strerror or "cannot be opened") from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            raise origin.error("file-type", "not a plain file with one name")
+        if status.st_size > cap:
+            raise origin.error("size", f"{status.st_size} bytes; at most {cap} are legal")
+        return file.read()

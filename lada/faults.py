@@ -1,0 +1,40 @@
+"""Named points at which a test may kill this process, to prove that a run survives it.
+
+``LADA_CRASH_AT=commit.renamed`` kills at the first passage of that point, ``commit.renamed:3`` at the third.
+Without the variable every call returns at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+POINTS = (
+    "init.data-written",
+    "init.run-written",
+    "commit.files-written",
+    "commit.manifest-written",
+    "commit.renamed",
+    "publish.copied",
+    "publish.renamed",
+    "ledger.half-line",
+    "ledger.line-written",
+    "metrics.before-replace",
+    "metrics.replaced",
+)
+
+_passed: dict[str, int] = {}
+
+
+def crash_point(name: str) -> None:
+    """Kill this process with SIGKILL if the environment asks for it here."""
+    wanted = os.environ.get("LADA_CRASH_AT")
+    if wanted is None:
+        return
+    assert name in POINTS, name
+    point, _, number = wanted.partition(":")
+    if point != name:
+        return
+    _passed[name] = _passed.get(name, 0) + 1
+    if _passed[name] == int(number or 1):
+        os.kill(os.getpid(), signal.SIGKILL)

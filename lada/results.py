@@ -1,0 +1,141 @@
+"""metrics.csv of a run: long form, rebuilt from the commits alone and sorted.
+
+No times and no attempts stand in it (those are in ledger.jsonl and timings.csv), so a run that was killed and
+resumed has the same bytes as one that was not.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lada.config import RunConfig
+from lada.diagnostics import filter_metrics
+from lada.errors import DataError
+from lada.exchange import Manifest, read_manifest
+from lada.faults import crash_point
+from lada.ledger import Ledger
+from lada.plan import Plan
+from lada.records import SampleLog, read_jsonl
+from lada.rundir import RunDir, Stage, write_atomic
+
+COLUMNS = (
+    "run_id",
+    "tier",
+    "scenario",
+    "dataset",
+    "shots",
+    "method",
+    "seed",
+    "round",
+    "party",
+    "model",
+    "metric",
+    "value",
+)
+METRICS_FILE = "metrics.json"
+SAMPLES_FILE = "samples.jsonl"
+Row = tuple[int, str, str, float]
+"""round, party, metric, value."""
+
+
+def write_metrics(run: RunDir, config: RunConfig, plan: Plan) -> None:
+    """Rebuild metrics.csv and timings.csv from what is committed at present."""
+    rows = sorted(_rows(run, plan))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    head = (
+        config.run_id,
+        config.tier,
+        config.scenario,
+        config.dataset.name,
+        config.shots,
+        config.method["name"],
+        config.seed,
+    )
+    for number, party, metric, value in rows:
+        writer.writerow([*head, number, party, config.party(party).model, metric, repr(float(value))])
+    crash_point("metrics.before-replace")
+    write_atomic(run.metrics_csv, text.getvalue())
+    crash_point("metrics.replaced")
+    write_atomic(run.timings_csv, _timings(run))
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of a metrics.csv, numbers as numbers.
+
+    Raises:
+        DataError: when the file is missing or has other columns.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    for row in rows:
+        if tuple(row) != COLUMNS:
+            raise DataError(f"{path}: columns {list(row)}, expected {list(COLUMNS)}")
+    return [
+        {**row, "round": int(row["round"]), "seed": int(row["seed"]), "value": float(row["value"])}
+        for row in rows
+    ]
+
+
+def _rows(run: RunDir, plan: Plan) -> Iterator[Row]:
+    answers = {item.id: item.answer for item in run.sealed_items()}
+    seen: dict[tuple[str, str], set[str]] = {}
+    for group in plan.groups():
+        for stage in group:
+            if not run.is_committed(stage):
+                continue
+            folder = run.commit(stage)
+            manifest = read_manifest(folder, stage.party, stage.name)
+            yield from _stage_metrics(folder, stage)
+            yield from _bytes(manifest, stage)
+            yield from _diagnostics(folder, stage, answers, seen)
+
+
+def _stage_metrics(folder: Path, stage: Stage) -> Iterator[Row]:
+    path = folder / METRICS_FILE
+    if path.is_file():
+        for name, value in json.loads(path.read_text(encoding="utf-8")).items():
+            yield stage.round, stage.party, name, value
+
+
+def _bytes(manifest: Manifest, stage: Stage) -> Iterator[Row]:
+    """Bytes that a stage sent, by kind; a message to ``all`` counts once here (broadcast-once)."""
+    totals: dict[str, int] = {}
+    for entry in manifest.files:
+        if entry.path.startswith("public/"):
+            recipient = entry.path.split("/")[1]
+            name = f"bytes_sent/{manifest.stage.split('-', 1)[1]}/{recipient}/{entry.kind}"
+            totals[name] = totals.get(name, 0) + entry.bytes
+    for name, total in totals.items():
+        yield stage.round, stage.party, name, float(total)
+
+
+def _diagnostics(
+    folder: Path, stage: Stage, answers: Mapping[str, str], seen: dict[tuple[str, str], set[str]]
+) -> Iterator[Row]:
+    path = folder / SAMPLES_FILE
+    if not path.is_file():
+        return
+    logs = read_jsonl(SampleLog, path)
+    for partner in sorted({log.partner for log in logs}):
+        used = seen.setdefault((stage.party, partner), set())
+        mine = [log for log in logs if log.partner == partner]
+        for name, value in filter_metrics(mine, answers, used).items():
+            yield stage.round, stage.party, f"filter/{partner}/{name}", value
+
+
+def _timings(run: RunDir) -> str:
+    lines = ["stage,seconds"]
+    for event in Ledger(run.ledger_jsonl).read():
+        if event.get("event") == "committed":
+            lines.append(f"{event['stage']},{event['seconds']}")
+    return "\n".join(lines) + "\n"
