@@ -1,0 +1,301 @@
+"""One training loop for every method: preference pairs, weighted groups of pairs and plain fine-tuning.
+
+A "batch" is one optimiser step, all of its micro-batches together: the weights are constant inside it, so the
+losses that it reports are the batch losses of the paper's batch-level reward (method, section 4.10).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from lada.config import TrainOptions, derive_seed
+from lada.errors import ModelError
+from lada.forward import Ids, Pair, forward_log_probs
+from lada.losses import PairLoss
+from lada.models import LanguageModel
+
+
+@dataclass(frozen=True)
+class Term:
+    """One loss term of an example.
+
+    Attributes:
+        partner: the other party of the pair, or what a log calls this term.
+        chosen, rejected: indexes into the example's responses; no ``rejected`` for cross-entropy.
+        weight: w of Eq. 4.
+    """
+
+    partner: str
+    chosen: int
+    rejected: int | None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt, its responses (each is forwarded once, however many terms use it) and the loss terms.
+
+    Attributes:
+        prompt: token ids, BOS included where the model has one.
+        responses: token ids of each response, EOS included where the response ended by itself.
+        reference: summed log-probability of each response under the reference policy.
+    """
+
+    id: str
+    prompt: Ids
+    responses: tuple[Ids, ...]
+    terms: tuple[Term, ...]
+    reference: tuple[float, ...] | None = None
+
+
+_Placed = tuple[int, Term, int]
+"""A term of the n-th example of a micro-batch, and where that example's responses begin in it."""
+
+
+@dataclass(frozen=True)
+class TermLoss:
+    """The plain loss of a term, without weights (see `PairLoss`), at the weights of its step."""
+
+    id: str
+    partner: str
+    loss: float
+    chosen_log_prob: float
+    rejected_log_prob: float | None
+
+
+@dataclass(frozen=True)
+class StepLog:
+    """One optimiser step: objective and losses before the step, gradient norm before clipping."""
+
+    step: int
+    epoch: int
+    objective: float
+    grad_norm: float
+    losses: tuple[TermLoss, ...]
+
+
+def fit(
+    model: LanguageModel,
+    examples: Sequence[Example],
+    options: TrainOptions,
+    loss: PairLoss,
+    *,
+    learning_rate: float,
+    seed: int,
+    head_chunk: int = 256,
+    keep: Callable[[list[Example]], list[Example]] | None = None,
+    after_step: Callable[[StepLog], None] | None = None,
+) -> list[StepLog]:
+    """Train ``model`` in place.
+
+    The objective of a step is the mean over its examples of the weighted sum of their terms (Eq. 4, divided
+    by the number of distinct samples; Eq. 3 is the case of one term each). Choice: AdamW with betas 0.9 and
+    0.999, which the paper leaves open, started afresh by every call.
+
+    Args:
+        options: ``epochs`` passes in an order that ``seed`` decides; with ``max_steps``, that many batches.
+        loss: what is optimised.
+        learning_rate: of this call; ``options.learning_rate`` and ``decay`` are the caller's business.
+        head_chunk: rows of logits that exist at a time.
+        keep: may drop examples of a batch right before its forward pass; an empty batch makes no step, but
+            counts as one of ``max_steps``.
+        after_step: called after each optimiser step.
+
+    Raises:
+        ModelError: when a loss or gradient is not finite; names the samples.
+    """
+    parameters = model.trainable()
+    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
+    optimiser = torch.optim.AdamW(
+        parameters, lr=learning_rate, betas=(0.9, 0.999), weight_decay=options.weight_decay, fused=fused
+    )
+    logs: list[StepLog] = []
+    with _mode(model, seed):
+        for epoch, drawn in _batches(examples, options, seed):
+            batch = drawn if keep is None else keep(drawn)
+            if not batch:
+                continue
+            if loss.kind == "cross_entropy":
+                batch = [_chosen_only(example) for example in batch]
+            optimiser.zero_grad(set_to_none=True)
+            objective, losses = _accumulate(model, batch, loss, options.micro_tokens, head_chunk)
+            norm = float(torch.nn.utils.clip_grad_norm_(parameters, options.clip_norm))
+            _check_finite(objective + norm, losses, batch)
+            optimiser.step()
+            logs.append(StepLog(len(logs), epoch, objective, norm, tuple(losses)))
+            if after_step is not None:
+                after_step(logs[-1])
+    optimiser.zero_grad(set_to_none=True)
+    return logs
+
+
+def sequence_log_probs(
+    model: LanguageModel, examples: Sequence[Example], *, micro_tokens: int, head_chunk: int
+) -> list[tuple[float, ...]]:
+    """Summed log-probability of every response, without gradients: reference, entry and exit passes.
+
+    Passes are formed by length, then id, so the order of ``examples`` does not matter.
+
+    Args:
+        micro_tokens: most tokens of one group of passes.
+        head_chunk: rows of logits that exist at a time.
+
+    Returns:
+        Per example, one log-probability (nats) per response.
+    """
+    places = [(e, index) for e in examples for index in range(len(e.responses))]
+    places.sort(
+        key=lambda place: (len(place[0].prompt) + len(place[0].responses[place[1]]), place[0].id, place[1])
+    )
+    sizes = [len(e.prompt) + len(e.responses[index]) for e, index in places]
+    found: dict[tuple[int, int], float] = {}
+    model.network.eval()
+    with torch.no_grad():
+        for group in _cut_by_tokens(places, sizes, micro_tokens):
+            pairs = [(e.prompt, e.responses[index]) for e, index in group]
+            values = forward_log_probs(model, pairs, head_chunk=head_chunk).tolist()
+            found.update({(id(e), index): value for (e, index), value in zip(group, values, strict=True)})
+    return [tuple(found[id(e), index] for index in range(len(e.responses))) for e in examples]
+
+
+def with_reference(examples: Sequence[Example], log_probs: Sequence[tuple[float, ...]]) -> list[Example]:
+    """The examples with their reference log-probabilities, as `sequence_log_probs` returned them."""
+    return [replace(e, reference=values) for e, values in zip(examples, log_probs, strict=True)]
+
+
+def _batches(
+    examples: Sequence[Example], options: TrainOptions, seed: int
+) -> Iterator[tuple[int, list[Example]]]:
+    """(epoch, batch), each epoch in an order of its own."""
+    if not examples:
+        return
+    made = epoch = 0
+    while options.max_steps is not None or epoch < options.epochs:
+        order = list(examples)
+        random.Random(derive_seed(seed, "epoch", epoch)).shuffle(order)
+        for first in range(0, len(order), options.batch_size):
+            if made == options.max_steps:
+                return
+            made += 1
+            yield epoch, order[first : first + options.batch_size]
+        epoch += 1
+
+
+def _accumulate(
+    model: LanguageModel, batch: Sequence[Example], loss: PairLoss, micro_tokens: int, head_chunk: int
+) -> tuple[float, list[TermLoss]]:
+    """Gradients of one step, micro-batch by micro-batch; objective, and losses in the order of ``batch``."""
+    sizes = {place: sum(len(e.prompt) + len(r) for r in e.responses) for place, e in enumerate(batch)}
+    order = sorted(sizes, key=sizes.__getitem__)
+    objective = 0.0
+    losses: dict[int, list[TermLoss]] = {}
+    for group in _cut_by_tokens(order, [sizes[place] for place in order], micro_tokens):
+        part, terms = _micro_batch(model, [batch[place] for place in group], loss, head_chunk)
+        part = part / len(batch)
+        if part.requires_grad:  # not so when every response is empty
+            part.backward()  # type: ignore[no-untyped-call]
+        objective += float(part.detach())
+        losses.update(zip(group, terms, strict=True))
+    return objective, [term for place in range(len(batch)) for term in losses[place]]
+
+
+def _micro_batch(
+    model: LanguageModel, members: Sequence[Example], loss: PairLoss, head_chunk: int
+) -> tuple[Tensor, list[list[TermLoss]]]:
+    """Weighted sum of objectives over whole examples, and each example's losses."""
+    pairs: list[Pair] = []
+    terms: list[_Placed] = []
+    for place, example in enumerate(members):
+        terms += [(place, term, len(pairs)) for term in example.terms]
+        pairs += [(example.prompt, response) for response in example.responses]
+    policy = forward_log_probs(model, pairs, head_chunk=head_chunk)
+    objective, plain = loss(
+        policy,
+        _reference(members, loss, policy),
+        torch.tensor([len(response) for _, response in pairs], device=policy.device),
+        torch.tensor([offset + term.chosen for _, term, offset in terms], device=policy.device),
+        _rejected(terms, loss, policy),
+    )
+    total = (policy.new_tensor([term.weight for _, term, _ in terms]) * objective).sum()
+    values, losses = policy.tolist(), plain.tolist()
+    logged: list[list[TermLoss]] = [[] for _ in members]
+    for (place, term, offset), value in zip(terms, losses, strict=True):
+        rejected = None if term.rejected is None else values[offset + term.rejected]
+        entry = TermLoss(members[place].id, term.partner, value, values[offset + term.chosen], rejected)
+        logged[place].append(entry)
+    return total, logged
+
+
+def _reference(members: Sequence[Example], loss: PairLoss, policy: Tensor) -> Tensor | None:
+    if loss.kind == "cross_entropy":
+        return None
+    values: list[float] = []
+    for example in members:
+        assert example.reference is not None, f"sample {example.id} has no reference log-probabilities"
+        values += example.reference
+    return policy.new_tensor(values)
+
+
+def _rejected(terms: Sequence[_Placed], loss: PairLoss, policy: Tensor) -> Tensor | None:
+    if loss.kind == "cross_entropy":
+        return None
+    places = []
+    for _, term, offset in terms:
+        assert term.rejected is not None, "a preference needs a rejected response"
+        places.append(offset + term.rejected)
+    return torch.tensor(places, device=policy.device)
+
+
+def _chosen_only(example: Example) -> Example:
+    """The example without the responses and references that cross-entropy does not read."""
+    kept = sorted({term.chosen for term in example.terms})
+    terms = tuple(replace(term, chosen=kept.index(term.chosen), rejected=None) for term in example.terms)
+    return replace(example, responses=tuple(example.responses[i] for i in kept), terms=terms, reference=None)
+
+
+T = TypeVar("T")
+
+
+def _cut_by_tokens(items: Sequence[T], sizes: Sequence[int], limit: int) -> list[list[T]]:
+    """Consecutive groups of at most ``limit`` tokens, each of at least one item."""
+    groups: list[list[T]] = []
+    room = 0
+    for item, size in zip(items, sizes, strict=True):
+        if not groups or size > room:
+            groups.append([])
+            room = limit
+        groups[-1].append(item)
+        room -= size
+    return groups
+
+
+@contextlib.contextmanager
+def _mode(model: LanguageModel, seed: int) -> Iterator[None]:
+    """Evaluation mode, or training mode with a private random state where the adapter has dropout."""
+    if model.lora is None or model.lora.dropout == 0:
+        model.network.eval()
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(seed, "dropout"))
+        model.network.train()
+        try:
+            yield
+        finally:
+            model.network.eval()
+
+
+def _check_finite(step_value: float, losses: Sequence[TermLoss], batch: Sequence[Example]) -> None:
+    if math.isfinite(step_value):
+        return
+    guilty = sorted({entry.id for entry in losses if not math.isfinite(entry.loss)})
+    named = ", ".join(guilty or [example.id for example in batch])
+    raise ModelError(f"training gave a loss or gradient that is not a finite number, at samples {named}")
