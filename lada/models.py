@@ -96,6 +96,12 @@ class LanguageModel:
         return weight
 
     @property
+    def max_positions(self) -> int:
+        """Tokens of the longest sequence that the model was made for."""
+        positions: int = self.hf_config.max_position_embeddings
+        return positions
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.head_weight.device
@@ -115,6 +121,24 @@ class LanguageModel:
             output_hidden_states=True,
         )
         return tuple(output.hidden_states[1:])
+
+    def extend(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
+        """Last hidden state [B, H] of each row after ``input_ids`` [B, S], which ``cache`` takes in.
+
+        Args:
+            attention_mask: over the cached and the new columns [B, cached + S].
+            positions: of the new tokens in their own rows [B, S].
+            cache: has the methods that attention layers call (see `row_cache.RowCache`).
+        """
+        output = self.body(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        states: Tensor = output.last_hidden_state
+        return states[:, -1]
 
     # -- states
 
