@@ -47,11 +47,11 @@ def cold_start(
     assert len(set(ids)) == len(ids) == len(features) > 0, "one row of features for each of the ids"
     order = sorted(range(len(ids)), key=lambda i: ids[i])
     names = [ids[i] for i in order]
-    points = _components(np.asarray(features, dtype=np.float64)[order], options.components)
     wanted = options.clusters if options.mode == "nearest_q" else math.floor(options.share * len(ids) + 0.5)
-    distinct = len(np.unique(points.round(6), axis=0))
-    count = max(1, min(wanted, distinct))
-    with threadpool_limits(limits=1):
+    with threadpool_limits(limits=1):  # sums in another order would be another result
+        points = _components(np.asarray(features, dtype=np.float64)[order], options.components)
+        distinct = len(np.unique(points.round(6), axis=0))
+        count = max(1, min(wanted, distinct))
         fitted = KMeans(count, init="k-means++", n_init=RESTARTS, random_state=seed % 2**32).fit(points)
     distances = np.linalg.norm(points - fitted.cluster_centers_[fitted.labels_], axis=1)
     chosen: list[str] = []
