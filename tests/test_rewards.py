@@ -31,7 +31,7 @@ from lada.selection.rewards import (
 
 LOSSES = st.lists(st.floats(0.0, 9.0), min_size=1, max_size=20)
 NORMS = ["max", "pre", "sum", "none"]
-STEPS = [{"a": 1.0, "b": 0.8}, {"c": 0.5, "d": 0.9}, {"a": 0.6, "b": 0.7}, {"c": 0.4, "d": 0.3}]
+STEPS = [{"a": 1.0, "b": 0.8}, {"c": 0.5, "d": 0.9}, {"a": 0.6, "b": 0.9}, {"c": 0.4, "d": 0.3}]
 
 
 def sigmoid(x: float) -> float:
@@ -179,11 +179,11 @@ def test_lag_rule_credits_the_batch_before() -> None:
     """Reward of batch b-1: its loss at theta^(b-1) against batch b's at theta^b, over epoch borders."""
     gains = batch_gains(STEPS)
     first = set_gain([1.0, 0.8], [0.5, 0.9])
-    second = set_gain([0.5, 0.9], [0.6, 0.7])
-    third = set_gain([0.6, 0.7], [0.4, 0.3])
+    second = set_gain([0.5, 0.9], [0.6, 0.9])
+    third = set_gain([0.6, 0.9], [0.4, 0.3])
     expected = {"a": (first + third) / 2, "b": (first + third) / 2, "c": second, "d": second}
     assert gains == pytest.approx(expected)
-    assert first > 0, "c and d are easier, which is all that the paper's pairing can see"
+    assert first > 0 > second, "c and d are easier, which is all that the paper's pairing can see"
 
 
 def test_last_batch_and_unselected_ids_earn_nothing() -> None:
