@@ -1,7 +1,7 @@
 """From any number of options to exactly four, and from one right letter to another.
 
 Choice (the paper is silent; data page, section 4): where the right option is among the first four, the others
-go and nothing is relabelled; else seeded random distractors go, order is kept, and the right option becomes D.
+go and nothing is relabelled; else seeded random distractors go, order is kept, and the right one becomes D.
 A rationale that names letters is dropped when letters move. "None of these" and its kind keep their place:
 such rows are cut, but never permuted.
 """
@@ -17,12 +17,14 @@ from lada.records import LETTERS, Letter
 
 _COLLECTIVE = re.compile(
     r"\b(?:none|all|both|neither|either|any|some|two|one|each)\s+(?:(?:of|the)\s+)*"
-    r"(?:these|those|them|above|below|other|options?|choices?|answers?)\b|^\W*(?:none|all|both|neither|either)\W*$"
+    r"(?:these|those|them|above|below|other|options?|choices?|answers?)\b"
+    r"|^\W*(?:none|all|both|neither|either)\W*$"
     r"|\b(?:above|below)\b|not enough information|cannot be determined|can't be determined",
     re.I,
 )
 _LETTERS_ALONE = re.compile(
-    r"\W*(?:only\s+)?[A-J](?:\W+(?:(?:and|or|only|both|nor)\W+)*[A-J]\b)*\W*(?:only)?\W*"
+    r"\W*(?:(?:only|both|neither|either|options?)\s+)*[A-J](?:\W+(?:(?:and|or|only|both|nor)\W+)*[A-J]\b)*\W*(?:only)?\W*",
+    re.I,
 )
 _NAMED = re.compile(
     r"\b(?:options?|choices?|answers?|alternatives?)\b[\s:(\[=\-.]*(?:is\s+)?[(\[]?[A-Ja-j]\b|\([A-Ja-j]\)"

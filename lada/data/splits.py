@@ -1,7 +1,7 @@
 """From parsed rows to the data of a run: cut to four options, grouped, letter-balanced, seeded.
 
 Choice (paper, Section VI, is silent on all of it): parts are disjoint by template group, not by row, since
-AQuA repeats its templates; clients are alike (IID by group); every part is letter-balanced, not the pool alone.
+AQuA repeats its templates; clients are alike (IID by group); each part is letter-balanced, not only the pool.
 """
 
 from __future__ import annotations
