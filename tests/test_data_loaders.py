@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +207,19 @@ def test_a_row_with_garbled_or_endless_text_is_dropped(tmp_path: Path) -> None:
     rows = [{"question": "half a pair \ud800?", **good}, {"question": "x" * 70_000, **good}]
     (tmp_path / "f.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     assert [row.reason for row in aqua_rat.parse(tmp_path / "f.jsonl")] == ["garbled-text", "too-long"]
+
+
+def test_long_runs_of_one_character_do_not_stall_a_loader(tmp_path: Path) -> None:
+    run = 30_000
+    rows = [
+        {"question": f"{fill * run}?", "options": ["A)1", f"B)A{fill * run}x", "C)3", "D)4"], "correct": "A"}
+        | {"rationale": f"The answer is{fill * run}A{fill * run}z"}
+        for fill in (" ", "-", "(", "A ", "1.")
+    ]
+    source = tmp_path / "f.jsonl"
+    source.write_text("\n".join(json.dumps(row) for row in rows))
+    started = time.process_time()
+    # Too few rows for a federation, so every step before the split runs.
+    with pytest.raises(DataError, match=r"f\.jsonl: "):
+        aqua_rat.federation(Request("d", "s", {"client-1": "m"}, 8, 8, 8, 0, source))
+    assert time.process_time() - started < 5

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from lada.data.parsing import LABELS, Dropped
 from lada.records import LETTERS, Letter
 
+_SHORT = 80  # characters; a longer option is no list of letters
 _COLLECTIVE = re.compile(
     r"\b(?:none|all|both|neither|either|any|some|two|one|each)\s+(?:(?:of|the)\s+)*"
     r"(?:these|those|them|above|below|other|options?|choices?|answers?)\b"
@@ -72,7 +73,10 @@ def cut_to_four(
     if len(options) < 4:
         raise Dropped("fewer-than-four-options")
     gold = LABELS.index(answer)
-    refers = any(_LETTERS_ALONE.fullmatch(o) for o in options) or _NAMED_IN_STEM.search(question) is not None
+    refers = (
+        any(len(o) <= _SHORT and _LETTERS_ALONE.fullmatch(o) for o in options)
+        or _NAMED_IN_STEM.search(question) is not None
+    )
     if refers and len(options) > 4:
         raise Dropped("options-refer-to-letters")
     movable = not refers and not any(_COLLECTIVE.search(option) for option in options[:4])
