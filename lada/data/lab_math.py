@@ -38,9 +38,7 @@ def money(rng: random.Random, size: int) -> Draft:
         return numeric(rng, stem, steps, traps=[price + count])
     if size == 2:
         purse = cost + rng.randint(1, 9)
-        stem = (
-            f"{name} has {purse} coins and buys {count} {first}s for {price} coins each. How many left?"
-        )
+        stem = f"{name} has {purse} coins and buys {count} {first}s for {price} coins each. How many left?"
         return numeric(rng, stem, [*steps, (f"{purse} - {cost}", purse - cost)], traps=[purse])
     price2, count2 = rng.randint(2, 5), rng.randint(2, 4)
     cost2 = price2 * count2

@@ -1,6 +1,6 @@
 """The lab tier: tiny models of the ten models of Table I, pre-trained here from scratch; weights committed.
 
-Re-make them with ``make lab-models`` (``python -m lada.lab [MODEL ...]``). Importing this package needs no torch.
+Re-make them with ``make lab-models`` (``python -m lada.lab [MODEL ...]``). Importing this needs no torch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from lada.data.lab_facts import MODELS as LAB_MODELS
 from lada.data.lab_facts import short_name
 
-__all__ = ["LAB_MODELS", "WEIGHTS", "weights_folder"]
+__all__ = ["LAB_MODELS", "WEIGHTS", "short_name", "weights_folder"]
 
 WEIGHTS = Path(__file__).parent / "weights"
 """One folder per model: config.json, tokenizer.json, model.safetensors, manifest.json."""
