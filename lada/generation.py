@@ -72,7 +72,8 @@ def generate(
             if queue and decoder.wants_rows():
                 free = options.batch_size - len(decoder.rows)
                 new, queue = queue[: -free - 1 : -1], queue[:-free]
-                decoder.admit([_Row(index, ids[index], _draws(options, seed, index)) for index in new])
+                limit = options.max_new_tokens
+                decoder.admit([_Row(i, ids[i], limit, _draws(options, seed, i)) for i in new])
             else:
                 decoder.step()
             for row in decoder.retire():
@@ -97,6 +98,7 @@ class _Row:
 
     index: int
     prompt: list[int]
+    limit: int
     draws: Tensor | None
     tokens: list[int] = field(default_factory=list)
     total: float = 0.0
@@ -145,8 +147,8 @@ class _Decoder:
 
     def retire(self) -> list[_Row]:
         """Take out rows that are finished; the last rows move into their places."""
-        limit, eos = self._options.max_new_tokens, self._model.eos_id
-        ended = [i for i, row in enumerate(self.rows) if row.tokens[-1] == eos or len(row.tokens) >= limit]
+        eos = self._model.eos_id
+        ended = [i for i, r in enumerate(self.rows) if r.tokens[-1] == eos or len(r.tokens) >= r.limit]
         gone = [self.rows[place] for place in ended]
         for place in reversed(ended):
             self._cache.move_row(len(self.rows) - 1, place)
