@@ -310,7 +310,8 @@ def check_commit(
             check_tensors(contents[entry.path], origin, expected=adapter_schema)
         elif entry.kind not in ("adapters", "metrics"):
             raise origin.error("kind", f"'{entry.kind}' must not be published")
-    for recipient in {entry.path.split("/")[1] for entry in manifest.files if "/" in entry.path}:
+    public = [entry.path for entry in manifest.files if entry.path.startswith("public/")]
+    for recipient in sorted({path.split("/")[1] for path in public}):
         _read_folder(folder / "public" / recipient, stage.party, stage.name, limits=limits, run_hash=run_hash)
     return manifest
 

@@ -1,0 +1,324 @@
+"""One round of distillation of one party: reference, entry pass, training, rewards, filter updates.
+
+The order is Algorithm 1's (method page, section 1.2 e): the entry losses close the previous round's reward,
+training follows, and its losses reward this round's selection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from lada.answers import extract_letter
+from lada.local import train
+from lada.losses import PairLoss
+from lada.models import LanguageModel
+from lada.pairs import TextPair
+from lada.party import Party
+from lada.records import Reward, SampleLog
+from lada.selection.allocation import Allocation, Rewarded, RoundLosses, paired_gains
+from lada.selection.features import SampleHistory
+from lada.training import Example, StepLog, sequence_log_probs, with_reference
+
+LogProbs = Sequence[tuple[float, ...]]
+ByPartner = dict[str, dict[str, float]]
+
+
+@dataclass
+class Learned:
+    """What a round of distillation left.
+
+    Attributes:
+        losses, rewarded: by partner. metrics: of the training, for metrics.csv.
+    """
+
+    losses: dict[str, RoundLosses]
+    rewarded: dict[str, Rewarded]
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def distil(
+    party: Party,
+    model: LanguageModel,
+    examples: Sequence[Example],
+    allocations: Mapping[str, Allocation],
+    loss: PairLoss,
+    *,
+    entry_pass: bool,
+) -> Learned:
+    """Train on the examples and reward their selection.
+
+    Args:
+        examples: without reference log-probabilities; they are taken here, once for all epochs.
+        allocations: partner -> the pair's allocation, whose filter learns.
+        entry_pass: measure losses before the first step by a pass of their own, else take first visits.
+    """
+    known = _referenced(party, model, examples, loss)
+    entry = _losses(party, model, known, loss, "entry pass") if entry_pass else {}
+    if entry_pass:
+        for partner, allocation in allocations.items():
+            allocation.begin_round(entry.get(partner, {}))
+    watch = _Watch(party, model, {example.id: example for example in known}, allocations, loss)
+    logs = watch.train(known)
+    found = {partner: watch.round_losses(partner, entry) for partner in allocations}
+    if not entry_pass:
+        for partner, allocation in allocations.items():
+            allocation.begin_round(found[partner].entry)
+    _exit(party, model, known, allocations, loss, found)
+    rewarded = {
+        partner: allocation.end_round(found[partner], round=party.round)
+        for partner, allocation in allocations.items()
+    }
+    _remember(known, allocations, logs, loss)
+    return Learned(found, rewarded, _metrics(known, logs))
+
+
+class _Watch:
+    """Follows training step by step for rewards, online filter updates and refinement."""
+
+    def __init__(
+        self,
+        party: Party,
+        model: LanguageModel,
+        examples: Mapping[str, Example],
+        allocations: Mapping[str, Allocation],
+        loss: PairLoss,
+    ) -> None:
+        self._party, self._model, self._loss = party, model, loss
+        self._examples, self._allocations = examples, allocations
+        self._steps: list[ByPartner] = []
+        self._after: list[ByPartner] = []
+        self._re_forward = any(
+            one.options.reward.resolved().batch_pairing == "same_batch" for one in allocations.values()
+        )
+
+    def train(self, examples: Sequence[Example]) -> list[StepLog]:
+        kind = "server" if self._party.role == "server" else "client"
+        options = self._party.training(kind)
+        rate = options.learning_rate * options.decay ** (self._party.round - 1)
+        return train(
+            self._party,
+            self._model,
+            examples,
+            options,
+            self._loss,
+            name="distillation",
+            learning_rate=rate,
+            keep=self._keep,
+            after_step=self._after_step,
+        )
+
+    def round_losses(self, partner: str, entry: ByPartner) -> RoundLosses:
+        steps = [step.get(partner, {}) for step in self._steps]
+        first: dict[str, float] = {}
+        for step in steps:
+            first = {**step, **first}
+        after = [step.get(partner, {}) for step in self._after] if self._re_forward else None
+        return RoundLosses(entry=entry.get(partner, first), steps=steps, after=after)
+
+    def _keep(self, batch: list[Example]) -> list[Example]:
+        """Drop what every pair's filter no longer wants (``select.refine``)."""
+        wanted: set[str] = set()
+        for partner, allocation in self._allocations.items():
+            mine = [e.id for e in batch if any(term.partner == partner for term in e.terms)]
+            wanted |= allocation.keep(mine) if mine else set()
+        return [example for example in batch if example.id in wanted]
+
+    def _after_step(self, log: StepLog) -> None:
+        step: ByPartner = {}
+        for entry in log.losses:
+            step.setdefault(entry.partner, {})[entry.id] = entry.loss
+        self._steps.append(step)
+        if self._re_forward:
+            ids = list(dict.fromkeys(entry.id for entry in log.losses))
+            batch = [self._examples[name] for name in ids]
+            self._after.append(_losses(self._party, self._model, batch, self._loss, None))
+        for partner, allocation in self._allocations.items():
+            allocation.after_step(step.get(partner, {}), round=self._party.round)
+
+
+def _referenced(
+    party: Party, model: LanguageModel, examples: Sequence[Example], loss: PairLoss
+) -> list[Example]:
+    if loss.kind == "cross_entropy" or not examples:
+        return list(examples)
+    with model.reference():
+        return with_reference(examples, _log_probs(party, model, examples, "reference pass"))
+
+
+def _log_probs(party: Party, model: LanguageModel, examples: Sequence[Example], name: str | None) -> LogProbs:
+    role = party.training("server" if party.role == "server" else "client")
+    tick = party.reporter.phase(name, 1) if name else None
+    chunk = party.config.numerics.head_chunk
+    found = sequence_log_probs(model, examples, micro_tokens=role.micro_tokens, head_chunk=chunk)
+    if tick:
+        tick(1, "")
+    return found
+
+
+def _losses(
+    party: Party, model: LanguageModel, examples: Sequence[Example], loss: PairLoss, name: str | None
+) -> ByPartner:
+    """Plain loss of every pair under the model as it is: partner -> id -> loss."""
+    if not examples:
+        return {}
+    return pair_losses(examples, _log_probs(party, model, examples, name), loss)
+
+
+def pair_losses(examples: Sequence[Example], log_probs: LogProbs, loss: PairLoss) -> ByPartner:
+    """Losses of pairs from log-probabilities of their responses: partner -> id -> loss (nats)."""
+    found: ByPartner = {}
+    for example, values in zip(examples, log_probs, strict=True):
+        policy = torch.tensor(values)
+        reference = None if example.reference is None else torch.tensor(example.reference)
+        chosen = torch.tensor([term.chosen for term in example.terms])
+        rejected = None
+        if loss.kind == "preference":
+            rejected = torch.tensor([term.rejected for term in example.terms])
+        lengths = torch.tensor([len(response) for response in example.responses])
+        _, plain = loss(policy, reference, lengths, chosen, rejected)
+        for term, value in zip(example.terms, plain.tolist(), strict=True):
+            found.setdefault(term.partner, {})[example.id] = value
+    return found
+
+
+def _exit(
+    party: Party,
+    model: LanguageModel,
+    examples: Sequence[Example],
+    allocations: Mapping[str, Allocation],
+    loss: PairLoss,
+    found: Mapping[str, RoundLosses],
+) -> None:
+    """Losses and likelihoods after training, where a reward needs them; the paper profile does not."""
+    rewards = [allocation.options.reward for allocation in allocations.values()]
+    needed = any(
+        one.profile == "likelihood"
+        or one.mix == "three_term"
+        or one.resolved().round_pairing == "same_set"
+        or one.resolved().batch_pairing == "epoch_delta"
+        for one in rewards
+    )
+    if not needed or not examples:
+        return
+    log_probs = _log_probs(party, model, examples, "exit pass")
+    losses = pair_losses(examples, log_probs, loss)
+    for partner, record in found.items():
+        record.exit = losses.get(partner, {})
+        record.likelihood = {
+            example.id: values[term.chosen] / len(example.responses[term.chosen])
+            for example, values in zip(examples, log_probs, strict=True)
+            for term in example.terms
+            if term.partner == partner
+        }
+
+
+def _remember(
+    examples: Sequence[Example],
+    allocations: Mapping[str, Allocation],
+    logs: Sequence[StepLog],
+    loss: PairLoss,
+) -> None:
+    """Update each pair's history of samples (the optional features of the filter)."""
+    by_id = {example.id: example for example in examples}
+    for allocation in allocations.values():
+        for name, past in allocation.history.items():
+            allocation.history[name] = SampleHistory(**{**vars(past), "rounds_since": past.rounds_since + 1})
+    for log in logs:
+        for entry in log.losses:
+            example = by_id[entry.id]
+            term = next(term for term in example.terms if term.partner == entry.partner)
+            margin = 0.0
+            if example.reference is not None and term.rejected is not None:
+                ratio = entry.chosen_log_prob - example.reference[term.chosen]
+                against = (entry.rejected_log_prob or 0.0) - example.reference[term.rejected]
+                margin = loss.beta * (ratio - against)
+            rejected = 0 if term.rejected is None else len(example.responses[term.rejected])
+            allocation = allocations[entry.partner]
+            allocation.history[entry.id] = SampleHistory(
+                loss=entry.loss,
+                margin=margin,
+                chosen_tokens=len(example.responses[term.chosen]),
+                rejected_tokens=rejected,
+                rounds_since=1,
+                confidence=allocation.confidence.get(entry.id),
+            )
+
+
+def _metrics(examples: Sequence[Example], logs: Sequence[StepLog]) -> dict[str, float]:
+    found = {"optimiser_steps": float(len(logs)), "trained_samples": float(len(examples))}
+    if not logs:
+        return found
+    last = [log for log in logs if log.epoch == logs[-1].epoch]
+    found["train_loss_first"] = logs[0].objective
+    found["train_loss"] = sum(log.objective for log in last) / len(last)
+    found["grad_norm"] = sum(log.grad_norm for log in last) / len(last)
+    by_id = {example.id: example for example in examples}
+    chosen, rejected = [], []
+    for log in last:
+        for entry in log.losses:
+            example = by_id[entry.id]
+            term = next(term for term in example.terms if term.partner == entry.partner)
+            if example.reference is None or entry.rejected_log_prob is None or term.rejected is None:
+                continue
+            chosen.append(entry.chosen_log_prob - example.reference[term.chosen])
+            rejected.append(entry.rejected_log_prob - example.reference[term.rejected])
+    if chosen:
+        found["chosen_log_ratio"] = sum(chosen) / len(chosen)
+        found["rejected_log_ratio"] = sum(rejected) / len(rejected)
+    return found
+
+
+def sample_logs(
+    party: Party, allocations: Mapping[str, Allocation], pairs: Sequence[TextPair], learned: Learned
+) -> list[SampleLog]:
+    """What the party knows of every pair of the round, for the host's diagnostics."""
+    found = []
+    paired = {
+        partner: paired_gains(losses, allocations[partner].options.reward)
+        for partner, losses in learned.losses.items()
+    }
+    for pair in pairs:
+        allocation, rewarded = allocations[pair.partner], learned.rewarded[pair.partner]
+        selection = allocation.selection
+        assert selection is not None
+        row = selection.row(pair.id)
+        scored = selection.by == "filter"
+        options = party.public[pair.id].options
+        likelihood = learned.losses[pair.partner].likelihood or {}
+        found.append(
+            SampleLog(
+                id=pair.id,
+                partner=pair.partner,
+                selected_by=selection.by,
+                chosen=extract_letter(pair.chosen.text, options),
+                rejected=extract_letter(pair.rejected.text, options),
+                same_text=pair.same,
+                exploit=float(selection.exploit[row]) if scored else None,
+                explore=float(selection.explore[row]) if scored else None,
+                score=float(selection.total[row]) if scored else None,
+                round_gain=rewarded.round_gain,
+                batch_gain=rewarded.gains.get(pair.id),
+                paired_gain=paired[pair.partner].get(pair.id),
+                likelihood=likelihood.get(pair.id),
+                reward=rewarded.rewards.get(pair.id),
+            )
+        )
+    return found
+
+
+def reward_records(learned: Learned) -> list[Reward]:
+    """The rewards of a round as they are published: by partner, then id."""
+    return [
+        Reward(
+            id=name,
+            partner=partner,
+            round_gain=rewarded.round_gain,
+            batch_gain=rewarded.gains.get(name),
+            reward=rewarded.rewards[name],
+        )
+        for partner, rewarded in sorted(learned.rewarded.items())
+        for name in sorted(rewarded.rewards)
+    ]

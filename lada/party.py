@@ -1,0 +1,223 @@
+"""All that a step may touch: who it is, its own data and state, its model, and what was sent to it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from lada.config import SERVER, Options, RunConfig, TrainOptions, derive_seed
+from lada.errors import ModelError
+from lada.exchange import Kind, Payload, committed_stages
+from lada.inbox import Inbox, partners
+from lada.models import LanguageModel, State, load_model, state_hash
+from lada.plan import Plan
+from lada.prompts import prompt
+from lada.records import Item, Question, Record, dump_jsonl, read_jsonl
+from lada.rundir import RunDir, Stage, sha256
+
+MODEL_FILE = "state/model.safetensors"
+ADAPTER_FILE = "adapter.safetensors"
+
+
+class Reporter(Protocol):
+    """Shows a person how far a stage is."""
+
+    def phase(self, name: str, total: int) -> Callable[[int, str], None]:
+        """Begin a phase of ``total`` units; the returned function takes units done and a short note."""
+
+
+@dataclass
+class ModelCache:
+    """Models as they came, kept between the stages of one process."""
+
+    models: dict[tuple[Any, ...], LanguageModel] = field(default_factory=dict)
+
+    def open(self, folder: Path, config: RunConfig, seed: int) -> LanguageModel:
+        """A fresh copy of a model."""
+        key = (folder, config.numerics.dtype, config.lora, seed)
+        if key not in self.models:
+            dtype = config.numerics.dtype
+            self.models[key] = load_model(folder, dtype=dtype, lora=config.lora, seed=seed)
+        return copy.deepcopy(self.models[key])
+
+
+class Party:
+    """A party in one stage.
+
+    Args:
+        run: the run's folder; in a container only this party's part of it is there.
+        options: the method's validated options.
+        model_folder: model id -> folder of its files.
+        cache: models shared by the stages of this process.
+
+    Attributes:
+        name, role, round: who and when.
+        partners: the other side of each pair: the server, or all clients.
+        inbox: what others sent.
+    """
+
+    def __init__(
+        self,
+        run: RunDir,
+        config: RunConfig,
+        plan: Plan,
+        stage: Stage,
+        *,
+        options: Options,
+        model_folder: Callable[[str], Path],
+        reporter: Reporter,
+        cache: ModelCache,
+    ) -> None:
+        self.run, self.config, self.stage, self.options = run, config, stage, options
+        self.name, self.round = stage.party, stage.round
+        self.role = "server" if stage.party == SERVER else "client"
+        self.partners = partners(stage.party, config.clients)
+        self.inbox = Inbox(run, config, plan, stage)
+        self.reporter = reporter
+        self._earlier = plan.before(stage)
+        self._model_folder, self._cache = model_folder, cache
+
+    @property
+    def is_last_round(self) -> bool:
+        """Whether no round follows."""
+        return self.round == self.config.rounds
+
+    def seed(self, purpose: str) -> int:
+        """A seed for one purpose of this stage."""
+        return derive_seed(self.config.seed, self.name, self.round, self.stage.step, purpose)
+
+    # -- data
+
+    @cached_property
+    def public(self) -> dict[str, Question]:
+        """The shared questions by id, in order of their ids."""
+        return {question.id: question for question in sorted(self.run.public_questions(), key=_id)}
+
+    @cached_property
+    def train_items(self) -> list[Item]:
+        """This client's local questions with letters."""
+        return read_jsonl(Item, self.run.data(self.name, "train"))
+
+    @cached_property
+    def test_items(self) -> list[Item]:
+        """This party's test questions; the server's are the union of the clients'."""
+        return read_jsonl(Item, self.run.data(self.name, "test"))
+
+    @cached_property
+    def demo(self) -> Item | None:
+        """The one-shot example, None in the zero-shot setting."""
+        return read_jsonl(Item, self.run.demo)[0] if self.config.shots else None
+
+    def prompt(self, question: Question) -> str:
+        """The prompt of a question, the same for generation, training and test."""
+        return prompt(question, template=self.config.template, demo=self.demo)
+
+    # -- model
+
+    def open_model(self) -> LanguageModel:
+        """This party's model as it stands: as it came, or as its last training stage left it."""
+        folder = self._model_folder(self.config.party(self.name).model)
+        model = self._cache.open(folder, self.config, derive_seed(self.config.seed, self.name, "adapter"))
+        state = self.latest(MODEL_FILE)
+        if state is not None:
+            model.load_state(load_tensors(state))
+        if self.role == "client" and state is not None:
+            model.set_reference(load_tensors(self._reference()))
+        return model
+
+    def _reference(self) -> bytes:
+        """The state that local fine-tuning left: the client's reference policy in all rounds."""
+        for name in self._earlier:
+            stage = Stage(int(name[1:3]), name.split("-", 1)[1], self.name)
+            path = self.run.commit(stage) / MODEL_FILE
+            if path.is_file():
+                return path.read_bytes()
+        raise ModelError(f"{self.name} has no reference policy yet")
+
+    def training(self, kind: str) -> TrainOptions:
+        """Optimiser options of ``local`` or of this party's role, with the party's own overrides."""
+        options: TrainOptions = getattr(self.config.training, kind)
+        own = self.config.party(self.name)
+        changed = {"learning_rate": own.learning_rate, "epochs": own.epochs}
+        return options.model_copy(update={key: v for key, v in changed.items() if v is not None})
+
+    # -- state
+
+    def latest(self, name: str) -> bytes | None:
+        """A private file of this party's newest commit that has it, checked against its manifest."""
+        done = {stage.name: stage for stage in committed_stages(self.run, self.name)}
+        for stage_name in reversed(self._earlier):
+            if stage_name not in done:
+                continue
+            folder = self.run.commit(done[stage_name])
+            if (folder / name).is_file():
+                return _verified(folder, name)
+        return None
+
+    def latest_json(self, name: str) -> Any:
+        """`latest` as JSON; None when there is none."""
+        content = self.latest(name)
+        return None if content is None else json.loads(content)
+
+    def latest_tensors(self, name: str) -> State | None:
+        """`latest` as tensors; None when there is none."""
+        content = self.latest(name)
+        return None if content is None else load_tensors(content)
+
+
+def model_payloads(model: LanguageModel, party: Party) -> tuple[Payload, dict[str, Payload]]:
+    """The private model state of a party, and what it publishes of it.
+
+    Returns:
+        The payload for MODEL_FILE; file name -> payload to publish: the adapter or the weight delta, above
+        ``exchange.max_delta_bytes`` the delta's hash alone, nothing with ``exchange.publish_adapters`` off.
+    """
+    private = tensors_payload(model.state(), "state")
+    if not party.config.exchange.publish_adapters:
+        return private, {}
+    delta = model.delta()
+    data = tensors_payload(delta, "adapters")
+    if len(data.data) > party.config.exchange.max_delta_bytes:
+        digest = json_payload({"sha256": state_hash(delta)}, "adapters")
+        return private, {"adapter_hash.json": digest}
+    return private, {ADAPTER_FILE: data}
+
+
+def records_payload(records: list[Any], kind: Kind) -> Payload:
+    """Records as JSON lines."""
+    listed: list[Record] = list(records)
+    return Payload(kind, len(listed), dump_jsonl(listed).encode())
+
+
+def json_payload(content: Any, kind: Kind) -> Payload:
+    """A JSON value, keys sorted."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return Payload(kind, 1, f"{text}\n".encode())
+
+
+def tensors_payload(tensors: Mapping[str, Tensor], kind: Kind) -> Payload:
+    """Tensors as safetensors; tied weights are stored once per name."""
+    whole = {key: value.contiguous().clone() for key, value in sorted(tensors.items())}
+    return Payload(kind, len(whole), save_tensors(whole))
+
+
+def _verified(folder: Path, name: str) -> bytes:
+    content = (folder / name).read_bytes()
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    digests = {entry["path"]: entry["sha256"] for entry in manifest["files"]}
+    if digests.get(name) != sha256(content):
+        raise ModelError(f"{folder / name} is not what its manifest says; remove {folder} to run it again")
+    return content
+
+
+def _id(question: Question) -> str:
+    return question.id

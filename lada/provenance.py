@@ -1,0 +1,90 @@
+"""What a run was made with: code, packages, weights, host. A run goes on only with what it began with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lada.errors import ChangedError
+from lada.rundir import RunDir, dump_json, write_atomic
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("numpy", "peft", "pydantic", "safetensors", "scikit-learn", "tokenizers", "torch", "transformers")
+
+
+def code_hash() -> str:
+    """sha256 over every Python file of lada/, the code that decides a run's numbers."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "lada").rglob("*.py")):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def collect(weights: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that provenance.json states.
+
+    Args:
+        weights: model id -> sha256 of its weights.
+    """
+    return {
+        "code": code_hash(),
+        "git": _git("rev-parse", "HEAD"),
+        "git_dirty": bool(_git("status", "--porcelain")),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "weights": dict(weights),
+        "python": platform.python_version(),
+        "host": platform.node(),
+        "machine": platform.machine(),
+        "command": sys.argv,
+    }
+
+
+def check(run: RunDir, now: Mapping[str, Any], *, amend: bool, finished: bool) -> str | None:
+    """Compare with what the run began with.
+
+    Returns:
+        A remark for a person when a finished run was made with something else; None when all is the same.
+
+    Raises:
+        ChangedError: for an unfinished run, unless ``amend``; names what changed and what to do.
+    """
+    then = json.loads(run.provenance_json.read_text(encoding="utf-8"))
+    changed = [
+        f"{key}: {_short(then.get(key))} -> {_short(now[key])}"
+        for key in ("code", "packages", "weights")
+        if then.get(key) != now[key]
+    ]
+    if not changed:
+        return None
+    listed = "; ".join(changed)
+    if finished:
+        return f"this run was made with something else ({listed}); FRESH=1 makes it anew"
+    if not amend:
+        raise ChangedError(
+            f"{run.root.name} began with something else ({listed}). "
+            "AMEND=1 goes on all the same, FRESH=1 starts anew"
+        )
+    history = [*then.pop("amended_from", []), then]
+    write_atomic(run.provenance_json, dump_json({**now, "amended_from": history}))
+    return f"going on although something changed ({listed})"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, str):
+        return value[:8]
+    return json.dumps(value, sort_keys=True)[:120]
+
+
+def _git(*arguments: str) -> str | None:
+    if shutil.which("git") is None:
+        return None
+    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None

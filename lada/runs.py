@@ -1,0 +1,149 @@
+"""Making a run's folder: configuration, plan and data, each written once; same request, same folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from lada import provenance
+from lada.config import SERVER, Layer, RunConfig, dump_run, read_run, resolve
+from lada.data import Federation, Request, load_federation
+from lada.errors import ConfigError
+from lada.exchange import exchange_root
+from lada.faults import crash_point
+from lada.lab import weights_folder
+from lada.method import load_method, make_plan
+from lada.plan import read_plan
+from lada.records import Item, Record, dump_jsonl
+from lada.rundir import RunDir, dump_json, sha256, write_atomic
+
+
+def resolve_run(found: Iterable[Layer]) -> RunConfig:
+    """Layers to the whole configuration, the method's own options included, every default spelled out.
+
+    Raises:
+        ConfigError: naming file, key and what is legal.
+    """
+    config, origins = resolve(found)
+    method = load_method(config.method, origins)
+    options = method.options.model_dump(mode="json")
+    return config.model_copy(update={"method": {"name": method.name, **options}})
+
+
+def open_run(
+    found: Iterable[Layer], runs: Path, *, amend: bool = False, fresh: bool = False
+) -> tuple[RunDir, list[str]]:
+    """The folder of a run, made if it is not there yet.
+
+    Returns:
+        The folder and remarks for a person.
+
+    Raises:
+        ConfigError, DataError: the request cannot be served.
+        ChangedError: the run began with other code, packages or weights.
+    """
+    config = resolve_run(found)
+    run = RunDir(runs / config.run_id)
+    if fresh and run.root.exists():
+        _set_aside(run.root)
+    now = provenance.collect(_weights(config))
+    if not run.run_yaml.is_file():
+        return run, _create(run, config, now)
+    plan = read_plan(run)
+    finished = next(plan.pending(run.is_committed), None) is None
+    remark = provenance.check(run, now, amend=amend, finished=finished)
+    return run, [remark] if remark else []
+
+
+def model_folder(config: RunConfig) -> Callable[[str], Path]:
+    """Where the files of a model lie: committed lab weights, or the folder that LADA_MODELS names."""
+    if config.tier == "lab":
+        return weights_folder
+    root = os.environ.get("LADA_MODELS")
+    if root is None:
+        raise ConfigError("the paper tier needs LADA_MODELS=<folder with one sub-folder per model>")
+    return lambda model: Path(root) / model.rpartition("/")[2]
+
+
+def _create(run: RunDir, config: RunConfig, now: dict[str, Any]) -> list[str]:
+    plan = make_plan(config, load_method(config.method))
+    federation = load_federation(config.dataset.loader, _request(config))
+    _write_data(run, config, federation)
+    crash_point("init.data-written")
+    write_atomic(run.plan_json, dump_json(plan.model_dump(mode="json")))
+    write_atomic(run.provenance_json, dump_json(now))
+    exchange_root(run).mkdir(parents=True, exist_ok=True)
+    # run.yaml comes last: where it is, the folder is whole.
+    write_atomic(run.run_yaml, dump_run(config))
+    crash_point("init.run-written")
+    notes = federation.notes.get("warnings", [])
+    return [str(note) for note in notes]
+
+
+def _request(config: RunConfig) -> Request:
+    seed = config.dataset.split_seed
+    return Request(
+        dataset=config.dataset.name,
+        server=config.party(SERVER).model,
+        clients={name: config.party(name).model for name in config.clients},
+        num_train=config.data.num_train,
+        num_test=config.data.num_test,
+        num_public=config.data.num_public,
+        seed=config.seed if seed is None else seed,
+        file=None if config.dataset.file is None else Path(config.dataset.file),
+    )
+
+
+def _write_data(run: RunDir, config: RunConfig, federation: Federation) -> None:
+    parts: dict[Path, list[Record]] = {
+        run.public: [item.public() for item in federation.public],
+        run.sealed: list(federation.public),
+        run.demo: [federation.demo],
+    }
+    union: list[Item] = []
+    for name in config.clients:
+        parts[run.data(name, "train")] = [item.without_rationale() for item in federation.train[name]]
+        parts[run.data(name, "test")] = [item.without_rationale() for item in federation.test[name]]
+        union += federation.test[name]
+    parts[run.data(SERVER, "test")] = [item.without_rationale() for item in union]
+    files = {}
+    for path, records in parts.items():
+        text = dump_jsonl(records)
+        write_atomic(path, text)
+        files[path.relative_to(run.root).as_posix()] = {
+            "rows": len(records),
+            "sha256": sha256(text.encode()),
+            "ids": [getattr(record, "id", "") for record in records],
+        }
+    notes = {key: value for key, value in federation.notes.items() if key != "warnings"}
+    manifest = {"dataset": config.dataset.name, "files": files, "notes": json.loads(json.dumps(notes))}
+    write_atomic(run.root / "sealed" / "manifest.json", dump_json(manifest))
+
+
+def _weights(config: RunConfig) -> dict[str, str]:
+    folder = model_folder(config)
+    found = {}
+    for party in config.parties:
+        path = folder(party.model) / "model.safetensors"
+        found[party.model] = sha256(path.read_bytes()) if path.is_file() else "missing"
+    return found
+
+
+def _set_aside(root: Path) -> None:
+    number = 1
+    while (target := root.with_name(f"{root.name}.old-{number}")).exists():
+        number += 1
+    root.rename(target)
+
+
+def is_finished(run: RunDir) -> bool:
+    """Whether every stage of a run is committed."""
+    return next(read_plan(run).pending(run.is_committed), None) is None
+
+
+def run_config(run: RunDir) -> RunConfig:
+    """The configuration of an existing run."""
+    return read_run(run.root)
