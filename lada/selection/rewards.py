@@ -298,31 +298,6 @@ def sample_rewards(
     }
 
 
-def reward_diagnostics(
-    rewards: Mapping[K, float], paired: Mapping[K, float] | None = None
-) -> dict[str, float]:
-    """What to log of a round's rewards (method page, 2.8).
-
-    Returns:
-        ``label_std``: 0 means that nothing can be learned; ``saturated``: share below .02 or above .98,
-        more than .2 calls for a smaller gain; ``corr_paired``: correlation with ``paired`` (same ids'
-        own gains), absent where either is constant or on fewer than three ids.
-    """
-    values = np.asarray(list(rewards.values()), dtype=np.float64)
-    if not values.size:
-        return {}
-    found = {
-        "label_std": float(values.std()),
-        "saturated": float(np.mean((values < 0.02) | (values > 0.98))),
-    }
-    both = [key for key in rewards if key in (paired or {})]
-    x = np.asarray([rewards[key] for key in both])
-    y = np.asarray([(paired or {})[key] for key in both])
-    if len(both) > 2 and x.std() > 0 and y.std() > 0:
-        found["corr_paired"] = float(np.corrcoef(x, y)[0, 1])
-    return found
-
-
 def _above_half(x: float) -> float:
     """sigmoid(x) - 0.5, odd in x to the last bit and strictly inside (-0.5, 0.5)."""
     return 0.5 * float(np.tanh(np.clip(x, -30.0, 30.0) / 2))

@@ -62,10 +62,6 @@ class Scores(NamedTuple):
     explore: Array
     total: Array
 
-    def exploration_ratio(self) -> float:
-        """std(lambda * explore) / std(exploit); above 3, exploration decides the ranking alone."""
-        return float(np.std(self.total - self.exploit) / max(float(np.std(self.exploit)), 1e-12))
-
 
 @dataclass(frozen=True)
 class FilterTuple:
