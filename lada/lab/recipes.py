@@ -83,7 +83,7 @@ _ALL = tuple(name for dataset in lab.DATASETS for name in lab.GENERAL[dataset])
 
 RECIPES = {
     "gemma-2-2b": Recipe(
-        "gemma2", "gemma", 80, 3, 160, ("sums", "money", "sets", "moves"), Schedule(1400), seed=11
+        "gemma2", "gemma", 80, 3, 160, ("sums", "money", "sets", "moves"), Schedule(900), seed=11
     ),
     "gemma-2-27b": Recipe(
         "gemma2",
@@ -92,7 +92,7 @@ RECIPES = {
         3,
         256,
         ("sums", "ages", "gaps", "orders", "sets", "moves"),
-        Schedule(2200),
+        Schedule(1400),
         seed=12,
     ),
     "meta-llama-3-8b": Recipe(
@@ -102,12 +102,12 @@ RECIPES = {
         3,
         256,
         ("ages", "units", "sequences", "days", "passages", "sets"),
-        Schedule(2000, muon_rate=0.015),
+        Schedule(1400, muon_rate=0.015),
         seed=13,
     ),
-    "qwen3-0.6b": Recipe("qwen3", "qwen", 80, 3, 160, ("units", "passages"), Schedule(1000), seed=14),
+    "qwen3-0.6b": Recipe("qwen3", "qwen", 80, 3, 160, ("units", "passages"), Schedule(700), seed=14),
     "qwen3-1.7b": Recipe(
-        "qwen3", "qwen", 80, 3, 192, ("units", "money", "passages", "moves"), Schedule(1300), seed=15
+        "qwen3", "qwen", 80, 3, 192, ("units", "money", "passages", "moves"), Schedule(900), seed=15
     ),
     "qwen3-4b": Recipe(
         "qwen3",
@@ -116,7 +116,7 @@ RECIPES = {
         3,
         256,
         ("sums", "money", "gaps", "orders", "moves", "sets"),
-        Schedule(1700),
+        Schedule(1200),
         seed=16,
     ),
     "qwen3-8b": Recipe(
@@ -126,11 +126,11 @@ RECIPES = {
         3,
         320,
         ("sums", "ages", "units", "gaps", "orders", "days", "sets", "moves"),
-        Schedule(2000),
+        Schedule(1600),
         seed=17,
     ),
     "qwen3-32b": Recipe("qwen3", "qwen", 128, 4, 320, _ALL, Schedule(5000), seed=18, write=0.06),
-    "qwen2.5-72b-instruct": Recipe("qwen2", "qwen", 128, 4, 384, _ALL, Schedule(6500), seed=19, write=0.06),
+    "qwen2.5-72b-instruct": Recipe("qwen2", "qwen", 128, 4, 384, _ALL, Schedule(5000), seed=19, write=0.06),
     "internlm3-8b-instruct": Recipe(
         "llama",
         "internlm",
@@ -138,7 +138,7 @@ RECIPES = {
         3,
         256,
         ("sums", "sequences", "gaps", "orders", "passages", "swaps"),
-        Schedule(2000, muon_rate=0.015),
+        Schedule(1400, muon_rate=0.015),
         seed=20,
     ),
 }
