@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -45,14 +46,14 @@ def _table(head: Mapping[str, Any], values: Values, models: Mapping[str, str], l
         f"scenario {head['scenario']}, {head['method']}, {head['dataset']}, "
         f"{'one' if head['shots'] == '1' else 'zero'}-shot, seed {head['seed']}, {head['tier']} tier"
     )
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in ("party", "model"):
-        table.add_column(name)
-    after = f"after {head['method']}, round {last}" if last else "after the method"
-    for name in ("as it came", "after local training", after, "unparsed", "sent", "received"):
-        table.add_column(name, justify="right")
+        table.add_column(name, no_wrap=True)
+    after = f"{head['method']},\nround {last}" if last else "rounds\nnone"
+    for name in ("as it\ncame", "local\nonly", after, "un-\nparsed", "sent", "recei-\nved"):
+        table.add_column(name, justify="right", no_wrap=True)
     for party, model in sorted(models.items(), key=lambda pair: (pair[0] != "server", pair[0])):
-        local = _percent(values, 0, party, "accuracy") if party != "server" else "not trained"
+        local = _percent(values, 0, party, "accuracy") if party != "server" else "-"
         table.add_row(
             party,
             model.rpartition("/")[2],
@@ -91,7 +92,10 @@ def _footer(head: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], metrics_
             kind = row["metric"].rsplit("/", 1)[1]
             kinds[kind] = kinds.get(kind, 0.0) + row["value"]
     listed = ", ".join(f"{kind} {_kilobytes(total)}" for kind, total in sorted(kinds.items()))
-    lines = [f"Accuracy in per cent ± standard error. Exchanged in all: {listed or 'nothing'}."]
+    lines = [
+        "Accuracy in per cent ± standard error; sent and received: texts and ids.",
+        f"Exchanged in all: {listed or 'nothing'}.",
+    ]
     if head["tier"] == "lab":
         lines.append(LAB_NOTE)
         if not head["dataset"].startswith("lab-"):
@@ -104,7 +108,7 @@ def _percent(values: Values, number: int, party: str, metric: str) -> str:
     error = values.get((number, party, f"{metric}_se"))
     if value is None:
         return "-"
-    return f"{100 * value:.1f} ± {100 * error:.1f}" if error is not None else f"{100 * value:.1f}"
+    return f"{100 * value:.1f} ±{100 * error:.1f}" if error is not None else f"{100 * value:.1f}"
 
 
 def _plain(value: float | None) -> str:
@@ -112,4 +116,4 @@ def _plain(value: float | None) -> str:
 
 
 def _kilobytes(count: float) -> str:
-    return f"{count / 1000:.1f} kB"
+    return f"{count / 1000:,.0f} kB"

@@ -1,0 +1,72 @@
+# The single door. Every target prints the command that it runs.
+#
+# What a run is:  SCENARIO=1|2|3|4|one-client|five-clients|<file.yaml>  METHOD=lada|standalone|…
+#                 DATASET=lab-math|lab-cot|mathinstruct|cot-collection|aqua-rat  DATA=<file>
+#                 SHOTS=0|1  SEED=0  SIZE=tiny|quick|paper  SET="a.b=c d=e"  LAUNCHER=inprocess|local
+#                 AMEND=1 (go on with changed code)  FRESH=1 (set the old run aside)  RUNS=<folder>
+
+SCENARIO ?= 1
+METHOD ?= lada
+DATASET ?= lab-math
+SIZE ?= quick
+LAUNCHER ?= inprocess
+RUNS ?= runs
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# Huge pages change no number and make large buffers cheaper; nothing is ever fetched from a model hub.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+RUN_OPTIONS = --scenario $(SCENARIO) --method $(METHOD) --dataset $(DATASET) --size $(SIZE) --runs $(RUNS) \
+  $(if $(DATA),--data $(DATA)) $(if $(SHOTS),--shots $(SHOTS)) $(if $(SEED),--seed $(SEED)) \
+  $(if $(SET),--set '$(SET)') $(if $(AMEND),--amend) $(if $(FRESH),--fresh)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint bench lab-models methods show lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@sed -n '3,6s/^# //p' Makefile
+
+setup: $(VENV)/.ready ## make the virtual environment with locked versions (TORCH_INDEX=<url>: see README)
+
+$(VENV)/.ready: containers/requirements.lock containers/requirements-test.lock containers/make-venv.sh
+	containers/make-venv.sh $(VENV) $(PYTHON)
+	touch $@
+
+run: $(VENV)/.ready ## run a federation and show its table; again = resume
+ifeq ($(LAUNCHER),local)
+	$(BIN)/python -m jobs.drive --launcher local $(RUN_OPTIONS)
+else
+	$(BIN)/python -m lada run $(RUN_OPTIONS)
+endif
+
+show: $(VENV)/.ready ## the table of a run: make show RUN=runs/<run-id>
+	$(BIN)/python -m lada show $(RUN)
+
+methods: $(VENV)/.ready ## what METHOD= takes, with options, defaults and meanings
+	$(BIN)/python -m lada methods
+
+test: $(VENV)/.ready ## all tests that need no cluster
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+lint: $(VENV)/.ready ## style, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.ready ## training step and generation against TRL and transformers, interleaved
+	$(BIN)/python -m tests.bench $(ARGS)
+
+lab-models: $(VENV)/.ready ## pre-train the lab models again from scratch (MODELS="qwen3-32b …": only these)
+	$(BIN)/python -m lada.lab $(MODELS)
+
+lock: ## lock the versions that the virtual environment has (after a change of containers/*.in)
+	$(BIN)/python containers/lock.py
+
+clean: ## remove caches and the virtual environment; runs/ and results/ stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

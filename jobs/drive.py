@@ -1,0 +1,48 @@
+"""`python -m jobs.drive …`: the driver with stages as jobs; takes the options of `python -m lada run`.
+
+The run's folder is made by `python -m lada init` in a process of its own, since this side has no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs.launch import Local
+from lada.driver import Driver
+from lada.errors import LadaError
+from lada.lease import lease
+from lada.rundir import RunDir
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make or resume a run and drive it to its end; returns an exit code."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.drive", description=__doc__)
+    parser.add_argument("--launcher", choices=("local",), default="local")
+    parser.add_argument("--width", type=int, help="stages that run at once")
+    options, rest = parser.parse_known_args(arguments)
+    made = subprocess.run(
+        [sys.executable, "-m", "lada", "init", *rest], stdout=subprocess.PIPE, text=True, check=False
+    )
+    if made.returncode:
+        return made.returncode
+    run = RunDir(Path(made.stdout.strip().splitlines()[-1]))
+    print(f"Run folder: {run.root}", flush=True)
+    try:
+        with lease(run.lease):
+            launcher = Local(run, width=options.width)
+            worked = Driver(run, launcher, report=lambda line: print(line, flush=True)).drive()
+    except LadaError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    shown = subprocess.run([sys.executable, "-m", "lada", "show", str(run.root)], check=False)
+    if not worked:
+        print("Nothing is left to do: every stage of this run is committed.")
+    return shown.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

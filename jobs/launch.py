@@ -1,0 +1,79 @@
+"""Launchers on submitit. `Local`: one subprocess per stage on this machine, one stage per core at a time."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+import submitit
+
+from jobs.stage_job import read_exit, run_command
+from lada.driver import Ended
+from lada.rundir import RunDir, Stage
+
+NO_TIME_LIMIT = 60 * 24 * 30
+"""Minutes; submitit's own default of 5 would end a stage early."""
+
+
+@dataclass
+class _Live:
+    stage: Stage
+    job: submitit.Job[int]
+    exit_file: Path
+    begun: float
+
+
+class Local:
+    """Launcher on submitit's local executor.
+
+    Args:
+        run: the run's folder.
+        width: stages that run at once; None: one per core that this process may use.
+    """
+
+    def __init__(self, run: RunDir, *, width: int | None = None) -> None:
+        self._run = run
+        self._width = width or len(os.sched_getaffinity(0))
+        self._waiting: deque[tuple[Stage, str]] = deque()
+        self._live: list[_Live] = []
+
+    def start(self, stage: Stage, attempt: str) -> None:
+        """Queue an attempt; it begins when fewer than ``width`` others run."""
+        self._waiting.append((stage, attempt))
+        self._fill()
+
+    def poll(self) -> list[Ended]:
+        """Attempts that ended since the last call."""
+        over = [live for live in self._live if live.job.done()]
+        self._live = [live for live in self._live if live not in over]
+        self._fill()
+        ended = []
+        for live in over:
+            code, detail = read_exit(live.exit_file) or (-1, "the job ended without an exit code")
+            ended.append(Ended(live.stage, code, detail, time.monotonic() - live.begun))
+        return ended
+
+    def _fill(self) -> None:
+        while self._waiting and len(self._live) < self._width:
+            self._live.append(self._submit(*self._waiting.popleft()))
+
+    def _submit(self, stage: Stage, attempt: str) -> _Live:
+        log = self._run.log(stage.party, stage, attempt)
+        folder = self._run.root / "logs" / "submitit" / stage.party
+        folder.mkdir(parents=True, exist_ok=True)
+        executor = submitit.LocalExecutor(folder=folder)
+        executor.update_parameters(timeout_min=NO_TIME_LIMIT, name=f"{stage.party}.{stage.name}")
+        exit_file = folder / f"{stage.name}.{attempt}.exit.json"
+        command = step_command(self._run, stage, attempt)
+        job = executor.submit(run_command, command, str(log), str(exit_file))
+        return _Live(stage, job, exit_file, time.monotonic())
+
+
+def step_command(run: RunDir, stage: Stage, attempt: str) -> list[str]:
+    """The command that computes one stage."""
+    named = {"--run": str(run.root), "--party": stage.party, "--stage": stage.name, "--attempt": attempt}
+    return [sys.executable, "-m", "lada", "step", *(part for pair in named.items() for part in pair)]
