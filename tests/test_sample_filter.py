@@ -289,6 +289,17 @@ def test_activations_given_are_the_ones_explored() -> None:
     assert np.array_equal(a.exploit, b.exploit) and not np.array_equal(a.explore, b.explore)
 
 
+def test_activations_stay_as_first_stored() -> None:
+    filter_ = fresh()
+    filter_.update(tuples(range(3)))
+    kept = [entry.activations.clone() for entry in filter_.pool.entries]
+    filter_.update(tuples(range(3)))
+    filter_.update(tuples(range(3), round=2))
+    for entry, first in zip(filter_.pool.entries, kept, strict=False):
+        assert torch.equal(entry.activations, first)
+    assert not torch.equal(filter_.pool.entries[3].activations, kept[0]), "the net has learned since"
+
+
 def test_reward_mean_is_a_moving_average_of_updates() -> None:
     filter_ = fresh()
     assert filter_.reward_mean is None

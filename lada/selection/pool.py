@@ -93,6 +93,11 @@ class ReplayPool:
         self._places[entry.key] = place
         return True
 
+    def find(self, key: Key) -> Entry | None:
+        """The entry with a key, if the pool holds it."""
+        place = self._places.get(key)
+        return None if place is None else self.entries[place]
+
     def relabel(self, key: Key, reward: float) -> bool:
         """Give an entry its late reward; False where the pool does not hold it any more."""
         place = self._places.get(key)

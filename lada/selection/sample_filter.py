@@ -73,7 +73,8 @@ class FilterTuple:
         exploit: ExploitNet's prediction when the sample was selected.
         round: with ``id`` the sample's key: taught again under the same key, it replaces itself.
         activations: [blocks * width], ExploitNet's at selection time; None: computed from ``features``
-            before the filter learns, which is the same unless ``online`` updates came in between.
+            before the filter first learns from this key, which is the same unless ``online`` updates on
+            other samples came in between.
     """
 
     id: str
@@ -187,8 +188,11 @@ class SampleFilter:
         entries = []
         for i, item in enumerate(tuples):
             assert np.isfinite(item.reward) and np.isfinite(item.exploit), f"{item.id}: not a number"
-            kept = now[i] if item.activations is None else torch.as_tensor(item.activations)
             key = (item.round, item.id)
+            taught = self.pool.find(key)
+            kept = now[i] if taught is None else taught.activations
+            if item.activations is not None:
+                kept = torch.as_tensor(item.activations)
             entries.append(Entry(key, features[i], kept.half(), item.reward, item.exploit))
         assert len({entry.key for entry in entries}) == len(entries), "a sample is taught once a round"
         return entries
