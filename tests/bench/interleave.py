@@ -1,8 +1,9 @@
 """Interleaved timing: every arm once per repetition, in an order that is reversed every other time.
 
 An arm's ratio is its time over that of the base arm: the median of the ratios within repetitions, and the
-ratio of the two minima beside it. Times are CPU seconds of this process, which has one thread: on an idle core
-they are wall time, and on a shared machine they leave the neighbours' turns out. Noise that lasts longer than one repetition hits both arms of a ratio.
+ratio of the two minima beside it. Noise that lasts longer than one repetition hits both arms of a ratio.
+Times are CPU seconds of this process, which has one thread: on an idle core that is wall time, and on a
+shared machine it leaves the neighbours' turns out.
 """
 
 from __future__ import annotations
