@@ -1,10 +1,13 @@
 """The lab tier: tiny models of the ten models of Table I, pre-trained here from scratch; weights committed.
 
 Re-make them with ``make lab-models`` (``python -m lada.lab [MODEL ...]``). Importing this needs no torch.
+The environment variable ``LADA_LAB_WEIGHTS`` names a folder that replaces the committed one (same layout: one
+sub-folder per model); tests use it for models that are smaller still.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from lada.data.lab_facts import MODELS as LAB_MODELS
@@ -22,4 +25,4 @@ def weights_folder(model: str) -> Path:
     Raises:
         ConfigError: when there is no such lab model; lists the legal names.
     """
-    return WEIGHTS / short_name(model)
+    return Path(os.environ.get("LADA_LAB_WEIGHTS", WEIGHTS)) / short_name(model)
