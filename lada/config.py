@@ -10,13 +10,14 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lada.errors import ConfigError
 
@@ -175,19 +176,21 @@ class RunConfig(Options):
     exchange: ExchangeOptions = ExchangeOptions()
     numerics: Numerics = Numerics()
 
-    @model_validator(mode="after")
-    def _parties(self) -> RunConfig:
-        names = [party.name for party in self.parties]
+    @field_validator("parties")
+    @classmethod
+    def _in_order(cls, parties: tuple[PartyOptions, ...]) -> tuple[PartyOptions, ...]:
+        names = [party.name for party in parties]
         expected = [SERVER, *(f"client-{k}" for k in range(1, len(names)))]
         if len(names) < 2 or names != expected:
             raise ValueError(f"parties must be server, client-1, client-2, … in this order, not {names}")
-        return self
+        return parties
 
-    @model_validator(mode="after")
-    def _method(self) -> RunConfig:
-        if not isinstance(self.method.get("name"), str):
+    @field_validator("method")
+    @classmethod
+    def _named(cls, method: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(method.get("name"), str):
             raise ValueError("method needs a name, e.g. {name: lada}")
-        return self
+        return method
 
     @property
     def clients(self) -> tuple[str, ...]:
@@ -226,6 +229,9 @@ def derive_seed(run_seed: int, *parts: object) -> int:
 # -- YAML
 
 
+_EXPONENT = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+
+
 class _Loader(yaml.SafeLoader):
     """YAML as people write it: 3e-4 is a number, and a key that stands twice is an error."""
 
@@ -237,12 +243,15 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: list(resolvers) for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would not read as text, e.g. a dataset that is called 1e5."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.yaml_implicit_resolvers = {
+        first: list(resolvers) for first, resolvers in _kind.yaml_implicit_resolvers.items()
+    }
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
 
 
 def parse_yaml(text: str, source: str) -> Any:
@@ -388,8 +397,11 @@ def validate(
         return model.model_validate_json(json.dumps(content, allow_nan=False))
     except ValidationError as error:
         found = [_explain(model, item, origins, prefix) for item in error.errors()]
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"configuration holds a value that YAML should not: {error}") from error
+    except (TypeError, ValueError):
+        found = [
+            f"{_origin(dotted, origins)}: key '{dotted}': {value!r:.80} is neither text nor a finite number"
+            for dotted, value in _not_json(content, prefix)
+        ]
     raise ConfigError("\n".join(found))
 
 
@@ -406,6 +418,22 @@ def _explain(model: type[BaseModel], item: Any, origins: Mapping[str, str], pref
         return f"{source}: key '{dotted}' is missing"
     message = item["msg"].removeprefix("Value error, ")
     return f"{source}: key '{dotted or 'run'}': {message} (found {item['input']!r:.80})"
+
+
+def _not_json(content: Any, dotted: str) -> Iterator[tuple[str, Any]]:
+    """Values and keys that JSON cannot hold, e.g. dates and NaN, with their places."""
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from _not_json(value, f"{dotted}{key}.")
+            if not isinstance(key, str | int | float | None):
+                yield f"{dotted}{key}", key
+    elif isinstance(content, list):
+        for value in content:
+            yield from _not_json(value, dotted)
+    elif not isinstance(content, str | int | float | None) or (
+        isinstance(content, float) and not math.isfinite(content)
+    ):
+        yield dotted.rstrip("."), content
 
 
 def _origin(dotted: str, origins: Mapping[str, str]) -> str:
@@ -441,7 +469,8 @@ def resolve(found: Iterable[Layer]) -> tuple[RunConfig, dict[str, str]]:
 
 def dump_run(config: RunConfig) -> str:
     """run.yaml: every default spelled out, keys in the order of RunConfig."""
-    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    content = config.model_dump(mode="json")
+    text: str = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return text
 
 
