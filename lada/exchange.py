@@ -21,13 +21,23 @@ from pydantic import Field
 from lada.config import ExchangeOptions
 from lada.errors import ExchangeError
 from lada.faults import crash_point
-from lada.payloads import Origin, Schema, check_records, check_tensors, tensor_schema
-from lada.records import Record, Response, Reward, SampleId, explain
-from lada.rundir import RunDir, Stage, dump_json, parse_stage, sha256, sync_dir, write_synced
+from lada.payloads import Origin, Schema, check_metrics, check_records, check_tensors, tensor_schema
+from lada.records import Prediction, Record, Response, Reward, SampleId, SampleLog, WeightsHash, explain
+from lada.rundir import (
+    PARTY_NAME,
+    STAGE_NAME,
+    RunDir,
+    Stage,
+    dump_json,
+    parse_stage,
+    sha256,
+    sync_dir,
+    write_synced,
+)
 
 MANIFEST = "manifest.json"
 ALL = "all"
-FILE_NAME = re.compile(r"^[a-z][a-z0-9_]{0,63}\.(jsonl|json|safetensors)$")
+FILE_NAME = re.compile(r"^[a-z][a-z0-9_]{0,63}\.(jsonl|json|safetensors)\Z")
 RECORD_KINDS: Mapping[str, type[Record]] = {"ids": SampleId, "responses": Response, "rewards": Reward}
 """Kinds of messages that are JSON lines, and their record; ``adapters`` is the one tensor kind."""
 
@@ -113,8 +123,12 @@ def commit(
 
     Raises:
         ExchangeError: check ``once`` when this very attempt has committed already, ``name`` for a file
-            name outside the grammar.
+            or recipient name outside the grammar.
     """
+    for recipient in outbox.public:
+        if recipient != ALL and not PARTY_NAME.match(recipient):
+            detail = f"there is no recipient '{recipient}'"
+            raise ExchangeError("name", detail, party=stage.party, stage=stage.name)
     final = run.commit(stage)
     if run.is_committed(stage):
         return _lost(run, stage, attempt)
@@ -294,26 +308,74 @@ def check_commit(
     manifest, contents = _read_folder(folder, stage.party, stage.name, limits=limits, run_hash=run_hash)
     for entry in manifest.files:
         origin = Origin(stage.party, stage.name, entry.path)
-        if not entry.path.startswith("public/"):
-            continue
-        if entry.kind in RECORD_KINDS:
-            records = check_records(
-                RECORD_KINDS[entry.kind],
-                contents[entry.path],
-                origin,
-                limits=limits,
-                legal_ids=public_ids,
-            )
-            if len(records) != entry.items:
-                raise origin.error("item-count", f"{len(records)} records, manifest says {entry.items}")
-        elif entry.path.endswith(".safetensors"):
-            check_tensors(contents[entry.path], origin, expected=adapter_schema)
-        elif entry.kind not in ("adapters", "metrics"):
-            raise origin.error("kind", f"'{entry.kind}' must not be published")
-    public = [entry.path for entry in manifest.files if entry.path.startswith("public/")]
-    for recipient in sorted({path.split("/")[1] for path in public}):
-        _read_folder(folder / "public" / recipient, stage.party, stage.name, limits=limits, run_hash=run_hash)
+        check = _check_public if entry.path.startswith("public/") else _check_private
+        check(entry, contents[entry.path], origin, limits, public_ids, adapter_schema)
+    for recipient in sorted(_recipients(manifest)):
+        _check_message(folder, stage, recipient, manifest, limits=limits)
     return manifest
+
+
+def _check_public(
+    entry: FileEntry,
+    content: bytes,
+    origin: Origin,
+    limits: ExchangeOptions,
+    public_ids: Collection[str],
+    schema: Schema | None,
+) -> None:
+    if entry.kind in RECORD_KINDS:
+        kind = RECORD_KINDS[entry.kind]
+        records = check_records(kind, content, origin, limits=limits, legal_ids=public_ids)
+        if len(records) != entry.items:
+            raise origin.error("item-count", f"{len(records)} records, manifest says {entry.items}")
+    elif entry.kind != "adapters":
+        raise origin.error("kind", f"'{entry.kind}' must not be published")
+    elif entry.path.endswith(".safetensors"):
+        check_tensors(content, origin, expected=schema)
+    else:
+        check_records(WeightsHash, content, origin, limits=limits)
+
+
+def _check_private(
+    entry: FileEntry,
+    content: bytes,
+    origin: Origin,
+    limits: ExchangeOptions,
+    public_ids: Collection[str],
+    schema: Schema | None,
+) -> None:
+    """What the host side reads of a party's own files to make metrics.csv; its state is its own affair."""
+    if entry.kind == "metrics":
+        check_metrics(content, origin)
+    elif entry.kind == "diagnostics":
+        check_records(SampleLog, content, origin, limits=limits, legal_ids=public_ids)
+    elif entry.kind == "predictions":
+        check_records(Prediction, content, origin, limits=limits)
+
+
+def _recipients(manifest: Manifest) -> set[str]:
+    return {entry.path.split("/")[1] for entry in manifest.files if entry.path.startswith("public/")}
+
+
+def _check_message(
+    folder: Path, stage: Stage, recipient: str, whole: Manifest, *, limits: ExchangeOptions
+) -> None:
+    """A message inside a commit must be addressed to its folder and list what the commit's manifest lists."""
+    message, _ = _read_folder(
+        folder / "public" / recipient, stage.party, stage.name, limits=limits, run_hash=whole.run_hash
+    )
+    origin = Origin(stage.party, stage.name, f"public/{recipient}/{MANIFEST}")
+    if message.recipient != recipient:
+        raise origin.error("recipient", f"addressed to {message.recipient}")
+    inside = {entry.path: entry.sha256 for entry in message.files}
+    prefix = f"public/{recipient}/"
+    outside = {
+        entry.path.removeprefix(prefix): entry.sha256
+        for entry in whole.files
+        if entry.path.startswith(prefix)
+    }
+    if inside != outside:
+        raise origin.error("listed", "does not list what the commit's manifest lists")
 
 
 def published_schema(run: RunDir, stage: Stage) -> Schema | None:
@@ -324,12 +386,14 @@ def published_schema(run: RunDir, stage: Stage) -> Schema | None:
 
 
 def reject(run: RunDir, stage: Stage, error: ExchangeError) -> Path:
-    """Move a refused commit and what it published to the party's .rejected/, with the reason."""
+    """Move a refused commit to the party's .rejected/, with the reason; withdraw what it published."""
     rejected = run.rejected(stage.party)
     rejected.mkdir(parents=True, exist_ok=True)
+    # A folder of our own: nothing in the commit may decide where the reason is written.
     target = rejected / f"{stage.name}.{len(list(rejected.iterdir()))}"
-    run.commit(stage).rename(target)
+    target.mkdir()
     (target / "reason.txt").write_text(f"{error}\n", encoding="utf-8")
+    run.commit(stage).rename(target / "commit")
     withdraw(run, stage)
     return target
 
@@ -337,7 +401,10 @@ def reject(run: RunDir, stage: Stage, error: ExchangeError) -> Path:
 def withdraw(run: RunDir, stage: Stage) -> None:
     """Remove a stage's messages from the exchange; publishing the commit again restores them."""
     for folder in sorted((exchange_root(run) / stage.party).glob(f"*/{stage.name}")):
-        shutil.rmtree(folder)
+        if folder.is_dir() and not folder.is_symlink():
+            shutil.rmtree(folder)
+        else:
+            folder.unlink()
 
 
 def is_published_whole(run: RunDir, stage: Stage) -> bool:
@@ -347,10 +414,15 @@ def is_published_whole(run: RunDir, stage: Stage) -> bool:
         if path.is_dir():
             continue
         recipient, name = path.relative_to(public).parts
-        copy = message_dir(run, stage.party, recipient, stage.name) / name
-        if not copy.is_file() or copy.is_symlink() or copy.read_bytes() != path.read_bytes():
+        folder = message_dir(run, stage.party, recipient, stage.name)
+        copy = folder / name
+        if folder.is_symlink() or copy.is_symlink() or not copy.is_file():
+            return False
+        if copy.read_bytes() != path.read_bytes():
             return False
     sent = list((exchange_root(run) / stage.party).glob(f"*/{stage.name}"))
+    if not all(folder.is_dir() for folder in sent):
+        return False
     return sum(1 for folder in sent for _ in folder.iterdir()) == sum(
         1 for path in public.rglob("*") if path.is_file()
     )
@@ -376,21 +448,30 @@ def committed_stages(run: RunDir, party: str) -> list[Stage]:
     if not folder.is_dir():
         return []
     names = sorted(path.parent.name for path in folder.glob(f"r*/{MANIFEST}"))
-    return [parse_stage(name, party) for name in names]
+    return [parse_stage(name, party) for name in names if STAGE_NAME.match(name)]
 
 
 def sweep(run: RunDir, party: str) -> None:
-    """Remove what killed attempts left: staging folders and half-copied messages."""
-    shutil.rmtree(run.party(party) / ".staging", ignore_errors=True)
-    for leftover in (exchange_root(run) / party).glob("*/.*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    """Remove what other attempts of committed stages left: staging folders and half-copied messages.
+
+    Folders of stages without a commit stay: an attempt may be at work in them.
+    """
+    for stage in committed_stages(run, party):
+        leftovers = [
+            *(run.party(party) / ".staging").glob(f"{stage.name}.*"),
+            *(exchange_root(run) / party).glob(f"*/.{stage.name}.*.tmp"),
+        ]
+        for leftover in leftovers:
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _read_folder(
     folder: Path, party: str, stage: str, *, limits: ExchangeOptions, run_hash: str
 ) -> tuple[Manifest, dict[str, bytes]]:
-    manifest = read_manifest(folder, party, stage)
     origin = Origin(party, stage, MANIFEST)
+    if folder.is_symlink():
+        raise origin.error("file-type", "the folder is a link")
+    manifest = read_manifest(folder, party, stage)
     for check, found, expected in (
         ("party", manifest.party, party),
         ("stage", manifest.stage, stage),
@@ -398,7 +479,8 @@ def _read_folder(
     ):
         if found != expected:
             raise origin.error(check, f"manifest says '{found}', expected '{expected}'")
-    listed = {entry.path for entry in manifest.files}
+    listed = {MANIFEST, *(entry.path for entry in manifest.files)}
+    listed |= {f"public/{recipient}/{MANIFEST}" for recipient in _recipients(manifest)}
     found_files = _walk(folder, party, stage)
     for name in sorted(found_files - listed):
         raise Origin(party, stage, name).error("listed", "a file that the manifest does not list")
@@ -417,7 +499,7 @@ def _read_folder(
 
 
 def _walk(folder: Path, party: str, stage: str) -> set[str]:
-    """Every file below a folder but manifests; anything but plain files and folders is refused."""
+    """Every file below a folder; anything but plain files and folders is refused."""
     found: set[str] = set()
     for path in folder.rglob("*"):
         relative = path.relative_to(folder).as_posix()
@@ -426,8 +508,7 @@ def _walk(folder: Path, party: str, stage: str) -> set[str]:
             continue
         if not stat.S_ISREG(mode):
             raise Origin(party, stage, relative).error("file-type", "not a plain file")
-        if path.name != MANIFEST:
-            found.add(relative)
+        found.add(relative)
     return found
 
 
@@ -436,10 +517,13 @@ def _read_regular(path: Path, origin: Origin, cap: int) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise origin.error("open", error.strerror or "cannot be opened") from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
             raise origin.error("file-type", "not a plain file with one name")
         if status.st_size > cap:
             raise origin.error("size", f"{status.st_size} bytes; at most {cap} are legal")
-        return file.read()
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)

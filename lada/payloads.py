@@ -10,20 +10,22 @@ import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import safetensors
+from pydantic import Field, TypeAdapter
 
 from lada.config import ExchangeOptions
 from lada.errors import DataError, ExchangeError
-from lada.records import Record, parse_jsonl
+from lada.records import Finite, Record, explain, parse_jsonl
 
 R = TypeVar("R", bound=Record)
 Shape = tuple[int, ...]
 Schema = Mapping[str, tuple[str, Shape]]
 """Tensor name -> (safetensors dtype such as ``F32``, shape)."""
 
+_METRICS = TypeAdapter(dict[str, Annotated[Finite, Field(strict=True)]])
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1}
 _HEADER_CAP = 16 * 2**20
 
@@ -93,6 +95,18 @@ def _check_ids(records: list[R], origin: Origin, legal_ids: Collection[str] | No
         seen.add(key)
 
 
+def check_metrics(content: bytes, origin: Origin) -> dict[str, float]:
+    """Parse a JSON object of finite numbers that another party wrote.
+
+    Raises:
+        ExchangeError: check ``schema``.
+    """
+    try:
+        return _METRICS.validate_json(content)
+    except ValueError as error:
+        raise origin.error("schema", explain(error)) from error
+
+
 def tensor_schema(content: bytes, origin: Origin) -> dict[str, tuple[str, Shape]]:
     """Names, dtypes and shapes of a safetensors file, from its header alone.
 
@@ -111,7 +125,7 @@ def tensor_schema(content: bytes, origin: Origin) -> dict[str, tuple[str, Shape]
             for name, entry in header.items()
             if name != "__metadata__"
         }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise origin.error("safetensors", f"header is not what safetensors writes: {error}") from error
 
 

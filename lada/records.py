@@ -1,7 +1,8 @@
 """The nouns of the suite: questions, items and everything that parties send to each other.
 
-Wire types (`SampleId`, `Response`, `Reward`) are all that may enter the exchange. None of them has a
-field that could hold a private question, answer or rationale: those live in `Item`, which is no wire type.
+Wire types (`SampleId`, `Response`, `Reward`, `WeightsHash`) are all that may enter the exchange. None of them
+has a field that could hold a private question, answer or rationale: those live in `Item`, which is no wire
+type.
 """
 
 from __future__ import annotations
@@ -79,6 +80,12 @@ class Reward(Record):
     round_gain: Finite | None = None
     batch_gain: Finite | None = None
     reward: Finite
+
+
+class WeightsHash(Record):
+    """What stands for a weight delta that is too large to be published."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Prediction(Record):

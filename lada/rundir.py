@@ -14,8 +14,8 @@ from typing import Any
 from lada.errors import PlanError
 from lada.records import Item, Question, read_jsonl
 
-STAGE_NAME = re.compile(r"^r([0-9]{2})-([a-z][a-z0-9_]{0,31})$")
-PARTY_NAME = re.compile(r"^(server|client-[1-9][0-9]?)$")
+STAGE_NAME = re.compile(r"^r([0-9]{2})-([a-z][a-z0-9_]{0,31})\Z")
+PARTY_NAME = re.compile(r"^(server|client-[1-9][0-9]?)\Z")
 
 
 @dataclass(frozen=True, order=True)
