@@ -91,10 +91,11 @@ class Driver:
         while attempts:
             ended = self.launcher.poll()
             for end in ended:
-                if self._accept(end):
+                problem = self._accept(end)
+                if problem is None:
                     del attempts[end.stage]
                     continue
-                self._stop_if_hopeless(end, attempts[end.stage])
+                self._stop_if_hopeless(end, problem, attempts[end.stage])
                 attempts[end.stage] += 1
                 self._heal_before(group)
                 self._start(end.stage)
@@ -117,10 +118,13 @@ class Driver:
             sweep(self.run, party)
         for group in self.plan.groups():
             for stage in group:
-                if self.run.is_committed(stage) and self._verified(stage):
-                    if not is_published_whole(self.run, stage):
-                        withdraw(self.run, stage)
-                    publish(self.run, stage)
+                if self.run.is_committed(stage) and self._refused(stage) is None:
+                    self._publish(stage)
+
+    def _publish(self, stage: Stage) -> None:
+        if not is_published_whole(self.run, stage):
+            withdraw(self.run, stage)
+            publish(self.run, stage)
 
     def _start(self, stage: Stage) -> None:
         attempt = f"{len(self._attempts(stage)) + 1:02d}-{os.urandom(4).hex()}"
@@ -134,20 +138,22 @@ class Driver:
             if event.get("event") == "started" and event.get("stage") == str(stage)
         ]
 
-    def _accept(self, end: Ended) -> bool:
+    def _accept(self, end: Ended) -> str | None:
+        """Verify and publish what an attempt committed; returns what is wrong, None when nothing is."""
         if not self.run.is_committed(end.stage):
-            self.ledger.write(
-                "failed", stage=str(end.stage), exit_code=end.exit_code, detail=end.detail[-2000:]
-            )
-            return False
-        if not self._verified(end.stage):
-            return False
-        publish(self.run, end.stage)
+            problem = end.detail or f"ended without a commit (exit code {end.exit_code})"
+            self.ledger.write("failed", stage=str(end.stage), exit_code=end.exit_code, detail=problem[-2000:])
+            return problem
+        problem = self._refused(end.stage)
+        if problem is not None:
+            return problem
+        self._publish(end.stage)
         self.ledger.write("committed", stage=str(end.stage), seconds=round(end.seconds, 3))
         self.report(f"{end.stage} committed ({end.seconds:.1f} s)")
-        return True
+        return None
 
-    def _verified(self, stage: Stage) -> bool:
+    def _refused(self, stage: Stage) -> str | None:
+        """Verify a commit and quarantine it if it is not what it should be; returns why."""
         try:
             check_commit(
                 self.run,
@@ -160,8 +166,8 @@ class Driver:
             where = reject(self.run, stage, error)
             self.ledger.write("rejected", stage=str(stage), detail=str(error), moved_to=where.name)
             self.report(f"{stage} rejected: {error}")
-            return False
-        return True
+            return str(error)
+        return None
 
     def _adapter_schema(self, stage: Stage) -> dict[str, tuple[str, tuple[int, ...]]] | None:
         for group in self.plan.groups():
@@ -174,12 +180,12 @@ class Driver:
                         return dict(schema)
         return None
 
-    def _stop_if_hopeless(self, end: Ended, attempt: int) -> None:
+    def _stop_if_hopeless(self, end: Ended, problem: str, attempt: int) -> None:
         hopeless = end.exit_code in NOT_RETRIED
         if not hopeless and attempt < self.max_attempts:
-            self.report(f"{end.stage} failed (attempt {attempt} of {self.max_attempts}): {end.detail}")
+            self.report(f"{end.stage} failed (attempt {attempt} of {self.max_attempts}): {problem}")
             return
         logs = self.run.root / "logs" / end.stage.party
         raise StageError(
-            f"{end.stage} failed {'for good' if hopeless else f'{attempt} times'}: {end.detail}\nlogs: {logs}"
+            f"{end.stage} failed {'for good' if hopeless else f'{attempt} times'}: {problem}\nlogs: {logs}"
         )

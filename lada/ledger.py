@@ -42,7 +42,8 @@ class Ledger:
         if not self.path.is_file():
             return []
         events = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+        # Not splitlines: a detail may quote characters that it takes for line ends.
+        for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 events.append(json.loads(line))
             except ValueError:
