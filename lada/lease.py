@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
@@ -45,21 +46,26 @@ def _link(source: Path, target: Path) -> bool:
 
 
 def _evict_dead(path: Path) -> None:
+    # Only processes of the dead owner's host evict it, so a lock of this host lets in one at a time: nobody
+    # can remove the lease that another taker has just made.
+    with path.with_name(f".{path.name}.lock").open("w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            _refuse_if_alive(path, path.read_text(encoding="utf-8"))
+            path.unlink()
+
+
+def _refuse_if_alive(path: Path, text: str) -> None:
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return
-    owner = json.loads(text)
-    where = f"process {owner['pid']} on {owner['host']}"
-    if owner["host"] != socket.gethostname():
+        owner = json.loads(text)
+        host, pid, start = owner["host"], owner["pid"], owner["start"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BusyError(f"{path} names no owner; if no driver is at work on this run, remove it") from error
+    where = f"process {pid} on {host}"
+    if host != socket.gethostname():
         raise BusyError(f"{where} drives this run; if it is gone for good, remove {path}")
-    if _start(owner["pid"]) == owner["start"]:
-        raise BusyError(f"{where} drives this run; wait for it, or stop it with `kill {owner['pid']}`")
-    # Renaming first makes sure that of two takers only one removes this very lease.
-    taken = path.with_name(f".{path.name}.dead.{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
-        path.rename(taken)
-        taken.unlink()
+    if _start(pid) == start:
+        raise BusyError(f"{where} drives this run; wait for it, or stop it with `kill {pid}`")
 
 
 def _start(pid: int) -> str | None:
