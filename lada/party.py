@@ -15,8 +15,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from lada.config import SERVER, Options, RunConfig, TrainOptions, derive_seed
-from lada.errors import ModelError
-from lada.exchange import Kind, Payload, committed_stages
+from lada.errors import ExchangeError, ModelError
+from lada.exchange import Kind, Payload, committed_stages, read_manifest
 from lada.inbox import Inbox, partners
 from lada.models import LanguageModel, State, load_model, state_hash
 from lada.plan import Plan
@@ -138,9 +138,9 @@ class Party:
         """The state that local fine-tuning left: the client's reference policy in all rounds."""
         for name in self._earlier:
             stage = Stage(int(name[1:3]), name.split("-", 1)[1], self.name)
-            path = self.run.commit(stage) / MODEL_FILE
-            if path.is_file():
-                return path.read_bytes()
+            folder = self.run.commit(stage)
+            if (folder / MODEL_FILE).is_file():
+                return _verified(folder, MODEL_FILE, stage)
         raise ModelError(f"{self.name} has no reference policy yet")
 
     def training(self, kind: str) -> TrainOptions:
@@ -160,7 +160,7 @@ class Party:
                 continue
             folder = self.run.commit(done[stage_name])
             if (folder / name).is_file():
-                return _verified(folder, name)
+                return _verified(folder, name, done[stage_name])
         return None
 
     def latest_json(self, name: str) -> Any:
@@ -210,12 +210,14 @@ def tensors_payload(tensors: Mapping[str, Tensor], kind: Kind) -> Payload:
     return Payload(kind, len(whole), save_tensors(whole))
 
 
-def _verified(folder: Path, name: str) -> bytes:
+def _verified(folder: Path, name: str, stage: Stage) -> bytes:
+    """A file of an own commit; a broken one is an ExchangeError, so the driver has the stage run again."""
     content = (folder / name).read_bytes()
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    digests = {entry["path"]: entry["sha256"] for entry in manifest["files"]}
+    manifest = read_manifest(folder, stage.party, stage.name)
+    digests = {entry.path: entry.sha256 for entry in manifest.files}
     if digests.get(name) != sha256(content):
-        raise ModelError(f"{folder / name} is not what its manifest says; remove {folder} to run it again")
+        detail = "content is not what the manifest says"
+        raise ExchangeError("sha256", detail, party=stage.party, stage=stage.name, file=name)
     return content
 
 

@@ -75,6 +75,9 @@ class InProcess:
                 run_stage(self._run, stage, attempt=attempt, reporter=reporter, cache=self._cache)
             except LadaError as error:
                 code, detail = error.exit_code, str(error)
+            except OSError as error:  # a full disk, a lost file server: the next attempt may find it well
+                code, detail = 1, f"{type(error).__name__}: {error}"
+            if code:
                 log(f"failed: {detail}")
         self._ended.append(Ended(stage, code, detail, time.monotonic() - begun))
 
