@@ -74,16 +74,21 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+            header, *rows = list(csv.reader(file)) or [[]]
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    for row in rows:
-        if tuple(row) != COLUMNS:
-            raise DataError(f"{path}: columns {list(row)}, expected {list(COLUMNS)}")
-    return [
-        {**row, "round": int(row["round"]), "seed": int(row["seed"]), "value": float(row["value"])}
-        for row in rows
-    ]
+    if tuple(header) != COLUMNS:
+        raise DataError(f"{path}: columns {header}, expected {list(COLUMNS)}")
+    return [_typed(path, number, row) for number, row in enumerate(rows, start=2)]
+
+
+def _typed(path: Path, number: int, row: list[str]) -> dict[str, Any]:
+    try:
+        found = dict(zip(COLUMNS, row, strict=True))
+        numbers = {"round": int(found["round"]), "seed": int(found["seed"]), "value": float(found["value"])}
+    except ValueError as error:
+        raise DataError(f"{path}, line {number}: {error}") from error
+    return {**found, **numbers}
 
 
 def _rows(run: RunDir, plan: Plan) -> Iterator[Row]:

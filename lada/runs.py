@@ -11,7 +11,7 @@ from typing import Any
 from lada import provenance
 from lada.config import SERVER, Layer, RunConfig, dump_run, read_run, resolve
 from lada.data import Federation, Request, load_federation
-from lada.errors import ConfigError
+from lada.errors import ChangedError, ConfigError
 from lada.exchange import exchange_root
 from lada.faults import crash_point
 from lada.lab import weights_folder
@@ -43,7 +43,7 @@ def open_run(
 
     Raises:
         ConfigError, DataError: the request cannot be served.
-        ChangedError: the run began with other code, packages or weights.
+        ChangedError: the run began with other code, packages or weights, or its run.yaml was edited.
     """
     config = resolve_run(found)
     run = RunDir(runs / config.run_id)
@@ -53,6 +53,10 @@ def open_run(
     if not run.run_yaml.is_file():
         return run, _create(run, config, now)
     plan = read_plan(run)
+    if read_run(run.root) != config:
+        raise ChangedError(
+            f"{run.run_yaml} was edited: it is not what the run began with. FRESH=1 starts anew"
+        )
     finished = next(plan.pending(run.is_committed), None) is None
     remark = provenance.check(run, now, amend=amend, finished=finished)
     return run, [remark] if remark else []
