@@ -141,9 +141,9 @@ class Driver:
     def _accept(self, end: Ended) -> str | None:
         """Verify and publish what an attempt committed; returns what is wrong, None when nothing is."""
         if not self.run.is_committed(end.stage):
-            problem = end.detail or f"ended without a commit (exit code {end.exit_code})"
-            self.ledger.write("failed", stage=str(end.stage), exit_code=end.exit_code, detail=problem[-2000:])
-            return problem
+            detail = end.detail or f"ended without a commit (exit code {end.exit_code})"
+            self.ledger.write("failed", stage=str(end.stage), exit_code=end.exit_code, detail=detail[-2000:])
+            return detail
         problem = self._refused(end.stage)
         if problem is not None:
             return problem
