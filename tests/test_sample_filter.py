@@ -262,6 +262,18 @@ def test_pool_is_a_reservoir() -> None:
     assert mean == pytest.approx(99.5, abs=6), "every entry stays with equal chance (SE 1.7)"
 
 
+def test_a_sample_that_lost_its_place_is_gone() -> None:
+    pool = ReplayPool(3, torch.Generator().manual_seed(0))
+    row = torch.zeros(1, dtype=torch.float16)
+    for i in range(50):
+        pool.add(Entry((1, f"{i}"), row, row, 0.5, 0.5))
+    held = {entry.key for entry in pool.entries}
+    for i in range(50):
+        key = (1, f"{i}")
+        assert (pool.find(key) is not None) == pool.relabel(key, i / 50) == (key in held)
+    assert all(entry.reward == int(entry.key[1]) / 50 for entry in pool.entries)
+
+
 def test_full_pool_still_teaches_the_new_tuples() -> None:
     filter_ = fresh(pool_size=4)
     assert filter_.update(tuples(range(10)))["num_tuples"] == 10
