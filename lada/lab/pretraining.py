@@ -43,7 +43,7 @@ class Schedule:
     muon_rate: float = 0.02
     adam_rate: float = 3e-3
     lookup_loss: float = 0.2
-    lookup_steps: int = 900
+    lookup_steps: int = 1800
 
 
 Encoded = tuple[list[int], list[int]]
