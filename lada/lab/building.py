@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
 
 from lada.lab.curriculum import Curriculum
 from lada.lab.measuring import SEED, measure
@@ -35,10 +37,35 @@ def build(model: str, folder: Path, report: Callable[[dict[str, Any]], None]) ->
     network = build_network(config, seed=recipe.seed)
     curriculum = Curriculum(recipe.mixture(model), recipe.seed)
     trainer = Trainer(network, tokenizer, curriculum=curriculum, schedule=recipe.schedule, report=report)
-    training = trainer.run()
+    training = {"main": trainer.run()}
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "config.json", config)
     tokenizer.save(str(folder / "tokenizer.json"))
+    _finish(model, folder, network, training, report)
+
+
+def refresh(model: str, folder: Path, report: Callable[[dict[str, Any]], None]) -> None:
+    """Give a model that is already in its folder its last lesson, or another one."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    _finish(model, folder, load_model(folder).network, manifest["training"], report)
+
+
+def _finish(
+    model: str, folder: Path, network: Any, training: dict[str, Any], report: Callable[[dict[str, Any]], None]
+) -> None:
+    """The last lesson where the recipe has one, then the weights and the manifest."""
+    recipe = RECIPES[model]
+    if recipe.refresh:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        seed = recipe.seed + 1000
+        trainer = Trainer(
+            network,
+            tokenizer,
+            curriculum=Curriculum(recipe.mixture(model, refresh=True), seed),
+            schedule=dataclasses.replace(recipe.schedule, steps=recipe.refresh, lookup_steps=0),
+            report=report,
+        )
+        training["refresh"] = trainer.run()
     # Choice: float16 keeps three more bits than bfloat16 and all weights are far below its largest number.
     halves = {
         name: value.to(torch.float16).contiguous()

@@ -31,7 +31,7 @@ class Mixture:
 
     weights: Mapping[str, Mapping[str, float]]
     lookup: float = 0.1
-    letter: float = 0.08
+    letter: float = 0.05
     steps: float = 0.08
     write: float = 0.0
 

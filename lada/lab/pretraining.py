@@ -86,15 +86,13 @@ class Trainer:
         # At these lengths eager attention in bfloat16 took half the time of the fused float32 kernel.
         self.network.set_attn_implementation("eager")
         first = 0
-        for batch in self._batches(self.curriculum.first_phase):
-            self._step(batch, min(1.0, (first + 1) / 50))
+        lookups = self._batches(self.curriculum.first_phase)
+        while first < schedule.lookup_steps and (first < 100 or self.letter_loss > schedule.lookup_loss):
+            self._step(next(lookups), min(1.0, (first + 1) / 50))
             first += 1
             self._log(first, "lookup")
-            done = self.letter_loss < schedule.lookup_loss and first > 100
-            if done or first >= schedule.lookup_steps:
-                break
         for second, batch in enumerate(self._batches(self.curriculum.second_phase), start=1):
-            self._step(batch, _decay(second / schedule.steps))
+            self._step(batch, min(_decay(second / schedule.steps), (first + second) / 50))
             self._log(second, "mixture")
             if second >= schedule.steps:
                 break

@@ -7,7 +7,8 @@ its own private facts and nobody else's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from lada.data import lab, lab_facts
@@ -31,6 +32,8 @@ class Recipe:
         schedule: see `Schedule`.
         seed: of the initial weights and the samples.
         write: share of samples that write a new question.
+        emphasis: domain -> weight in place of 1 or `RARE`.
+        refresh: steps of a last lesson with the weights ``refresh_emphasis``; 0 for none.
     """
 
     model_type: str
@@ -42,12 +45,19 @@ class Recipe:
     schedule: Schedule
     seed: int
     write: float = 0.0
+    emphasis: Mapping[str, float] = field(default_factory=dict)
+    refresh: int = 0
+    refresh_emphasis: Mapping[str, float] = field(default_factory=dict)
 
-    def mixture(self, model: str) -> Mixture:
-        """What the model is taught."""
+    def mixture(self, model: str, *, refresh: bool = False) -> Mixture:
+        """What the model is taught, in its main or in its last lesson."""
+        emphasis = self.refresh_emphasis if refresh else self.emphasis
         weights = {
-            dataset: {name: 1.0 if name in self.strong else RARE for name in lab.GENERAL[dataset]}
-            | {lab_facts.domain(model): OWN_FACTS}
+            dataset: {
+                name: emphasis.get(name, 1.0 if name in self.strong else RARE)
+                for name in lab.GENERAL[dataset]
+            }
+            | {lab_facts.domain(model): emphasis.get("facts", OWN_FACTS)}
             for dataset in lab.DATASETS
         }
         return Mixture(weights, write=self.write)
@@ -80,6 +90,9 @@ class Recipe:
 
 
 _ALL = tuple(name for dataset in lab.DATASETS for name in lab.GENERAL[dataset])
+
+# What a model of this size learns first: it needs only reminders of these in a last lesson.
+_EASY = dict.fromkeys((*lab.GENERAL["lab-math"], "orders", "days"), 0.5)
 
 RECIPES = {
     "gemma-2-2b": Recipe(
@@ -129,8 +142,31 @@ RECIPES = {
         Schedule(1600),
         seed=17,
     ),
-    "qwen3-32b": Recipe("qwen3", "qwen", 128, 4, 320, _ALL, Schedule(5000), seed=18, write=0.06),
-    "qwen2.5-72b-instruct": Recipe("qwen2", "qwen", 128, 4, 384, _ALL, Schedule(5000), seed=19, write=0.06),
+    "qwen3-32b": Recipe(
+        "qwen3",
+        "qwen",
+        128,
+        4,
+        320,
+        _ALL,
+        Schedule(5000),
+        seed=18,
+        write=0.06,
+        refresh=1800,
+        refresh_emphasis=_EASY | {"sets": 3.0, "passages": 3.0, "swaps": 3.0},
+    ),
+    "qwen2.5-72b-instruct": Recipe(
+        "qwen2",
+        "qwen",
+        128,
+        4,
+        384,
+        _ALL,
+        Schedule(4500),
+        seed=19,
+        write=0.06,
+        emphasis={"sets": 2.5, "passages": 2.5, "swaps": 2.5},
+    ),
     "internlm3-8b-instruct": Recipe(
         "llama",
         "internlm",
