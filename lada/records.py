@@ -92,7 +92,7 @@ class Prediction(Record):
     """One evaluated test question: the extracted letter, and whether it is right."""
 
     id: Id
-    letter: Letter | None
+    letter: Letter | None = None
     correct: bool
     truncated: bool
 
