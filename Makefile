@@ -25,7 +25,7 @@ RUN_OPTIONS = --scenario $(SCENARIO) --method $(METHOD) --dataset $(DATASET) --s
   $(if $(SET),--set '$(SET)') $(if $(AMEND),--amend) $(if $(FRESH),--fresh)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench lab-models methods show lock clean
+.PHONY: help setup run test lint bench lab-models methods show lock clean study study-table
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -70,3 +70,22 @@ lock: ## lock the versions that the virtual environment has (after a change of c
 clean: ## remove caches and the virtual environment; runs/ and results/ stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The runs behind README's Results section: scenario 1, lab-math, zero-shot, both local targets.
+STUDY_RUNS ?= $(RUNS)/study
+STUDY_SEEDS ?= 0 1 2
+STUDY_ARMS := standalone:none lada:paper lada:paired lada:likelihood
+STUDY_RATE_answer_only := 3e-4
+STUDY_RATE_self_rationale := 3e-5
+
+study: $(VENV)/.ready ## the runs behind README's results (hours; again = resume; -j2 runs two at a time)
+	$(MAKE) $(foreach target,answer_only self_rationale,$(foreach arm,$(STUDY_ARMS),$(foreach seed,$(STUDY_SEEDS),study/$(target)/$(subst :,/,$(arm))/$(seed))))
+
+study/%:
+	$(BIN)/python -m lada run --size paper --runs $(STUDY_RUNS) --method $(word 2,$(subst /, ,$*)) \
+	  --seed $(word 4,$(subst /, ,$*)) $(if $(AMEND),--amend) --set "local.target=$(word 1,$(subst /, ,$*)) \
+	  training.client.learning_rate=$(STUDY_RATE_$(word 1,$(subst /, ,$*))) \
+	  $(if $(filter lada,$(word 2,$(subst /, ,$*))),method.reward.profile=$(word 3,$(subst /, ,$*)))"
+
+study-table: $(VENV)/.ready ## tables of README's results from runs/study (or from results/lab/study.csv)
+	$(BIN)/python -m lada.report.study $(STUDY_RUNS) results/lab/study.csv

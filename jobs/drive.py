@@ -33,8 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"Run folder: {run.root}", flush=True)
     try:
         with lease(run.lease):
-            launcher = Local(run, width=options.width)
-            worked = Driver(run, launcher, report=lambda line: print(line, flush=True)).drive()
+            worked = _drive(run, options.width)
     except LadaError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
@@ -42,6 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not worked:
         print("Nothing is left to do: every stage of this run is committed.")
     return shown.returncode
+
+
+def _drive(run: RunDir, width: int | None) -> bool:
+    launcher = Local(run, width=width)
+    try:
+        return Driver(run, launcher, report=lambda line: print(line, flush=True)).drive()
+    finally:
+        launcher.stop()
 
 
 if __name__ == "__main__":

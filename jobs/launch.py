@@ -57,6 +57,15 @@ class Local:
             ended.append(Ended(live.stage, code, detail, time.monotonic() - live.begun))
         return ended
 
+    def stop(self) -> None:
+        """Interrupt what still runs and forget what waits; what has committed stays committed."""
+        self._waiting.clear()
+        for live in self._live:
+            live.job.cancel(check=False)
+        while self._live:
+            self.poll()
+            time.sleep(0.05)
+
     def _fill(self) -> None:
         while self._waiting and len(self._live) < self._width:
             self._live.append(self._submit(*self._waiting.popleft()))

@@ -205,8 +205,10 @@ class Allocation:
 
     def after_step(self, losses: Losses, *, round: int) -> None:
         """With ``filter.online``: teach the previous batch's gain, which this batch's losses make known."""
+        if not losses:
+            return
         previous, self._last_step = self._last_step, losses
-        if not self.options.filter.online or not previous or not losses or not self._learns:
+        if not self.options.filter.online or not previous or not self._learns:
             return
         gains = batch_gains([previous, losses], self.options.reward)
         rewards = sample_rewards(gains, self.options.reward, recent=self.recent)

@@ -1,0 +1,60 @@
+"""The submitit-local launcher: one subprocess per stage, the same numbers, failures reported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.launch import Local
+from jobs.stage_job import read_exit, run_command
+from lada.driver import Driver
+from lada.errors import StageError
+from lada.rundir import Stage
+from tests.federation import drive, make
+
+
+@pytest.mark.slow
+def test_local_launcher_gives_the_same_metrics_bit_for_bit(tmp_path: Path) -> None:
+    expected = drive(make(tmp_path / "a", "rounds=1"))
+    run = make(tmp_path / "b", "rounds=1")
+    Driver(run, Local(run)).drive()
+    assert run.metrics_csv.read_bytes() == expected.metrics_csv.read_bytes()
+    assert (run.root / "logs" / "client-1").is_dir()
+
+
+@pytest.mark.slow
+def test_a_stage_that_cannot_succeed_stops_the_run_with_its_reason(tmp_path: Path) -> None:
+    run = make(tmp_path, "rounds=1")
+    run.data("client-1", "train").write_text("{not json\n")
+    launcher = Local(run)
+    with pytest.raises(StageError, match=r"client-1/r00-prepare failed for good: .*train.jsonl, line 1"):
+        Driver(run, launcher).drive()
+    launcher.stop()
+
+
+def test_exit_file_holds_code_and_last_words(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import sys; print('first'); print('last words'); sys.exit(5)"]
+    assert run_command(command, str(tmp_path / "x.log"), str(tmp_path / "exit.json")) == 5
+    assert read_exit(tmp_path / "exit.json") == (5, "last words")
+    assert read_exit(tmp_path / "none.json") is None
+
+
+def test_a_job_that_is_killed_counts_as_ended_without_an_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make(tmp_path, "rounds=1")
+    sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
+    monkeypatch.setattr("jobs.launch.step_command", lambda *_: sleeper)
+    launcher = Local(run, width=1)
+    launcher.start(Stage(0, "prepare", "server"), "01-x")
+    launcher._live[0].job.cancel()
+    subprocess.run(["pkill", "-9", "-f", "time.sleep(600)"], check=False)
+    deadline = time.monotonic() + 60
+    while not (ended := launcher.poll()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert ended[0].exit_code != 0
