@@ -39,7 +39,7 @@ def main() -> None:
         if arguments.quick and name != "S":
             continue
         if arguments.only != "generation":
-            print(f"training step, shape {name}, {bench_training.NUM_BATCHES} x {shape.pairs} pairs")
+            print(f"training step, shape {name}, {shape.steps} x {shape.pairs} pairs")
             bench_training.bench(shape)
         if arguments.only != "training":
             print(f"generation, shape {name}, {bench_generation.NUM_PROMPTS} prompts")

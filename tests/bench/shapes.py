@@ -27,7 +27,8 @@ class Shape:
     vocab: int
     pairs: int
     """Preference pairs of a training step."""
-    repetitions: int
+    steps: int
+    """Training steps of one repetition."""
 
     def config(self) -> dict[str, object]:
         return {
@@ -48,8 +49,8 @@ class Shape:
 
 
 SHAPES = {
-    "S": Shape(256, 6, 768, 4, 2, 32_768, pairs=4, repetitions=5),
-    "M152": Shape(512, 12, 1536, 8, 4, 151_936, pairs=2, repetitions=3),
+    "S": Shape(256, 6, 768, 4, 2, 32_768, pairs=4, steps=2),
+    "M152": Shape(512, 12, 1536, 8, 4, 151_936, pairs=2, steps=1),
 }
 
 
