@@ -42,6 +42,8 @@ from lada.records import Response, SampleId
 from lada.rundir import RunDir, Stage, dump_json, sha256
 from tests.fake_runs import IDS, adapter, commit_and_publish, commit_stage, full_outbox, make_run
 
+pytestmark = pytest.mark.usefixtures("no_fsync")
+
 STAGE = Stage(1, "learn", "client-1")
 LIMITS = ExchangeOptions()
 
@@ -145,6 +147,24 @@ def test_the_schema_of_later_adapters_comes_from_the_first(run: RunDir) -> None:
     silent = Stage(2, "learn", "client-1")
     commit_stage(run, silent, outbox=outbox)
     assert published_schema(run, silent) is None
+
+
+def test_everything_is_on_disk_before_the_rename_and_the_rename_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, order = make_run(tmp_path), []
+    monkeypatch.setattr(os, "fsync", lambda fd: order.append(Path(os.readlink(f"/proc/self/fd/{fd}"))))
+    rename = Path.rename
+    monkeypatch.setattr(
+        Path, "rename", lambda self, target: order.append(Path("rename")) or rename(self, target)
+    )
+    commit_stage(run, STAGE)
+    before, after = order[: order.index(Path("rename"))], order[order.index(Path("rename")) + 1 :]
+    names = [path.relative_to(run.staging(STAGE, "01-a")).as_posix() for path in before]
+    files = [path for path in run.commit(STAGE).rglob("*") if path.is_file()]
+    assert {path.relative_to(run.commit(STAGE)).as_posix() for path in files} <= set(names)
+    assert names[-2:] == [MANIFEST, "."], "the manifest comes last, then its folder"
+    assert after == [run.party("client-1")]
 
 
 # -- once

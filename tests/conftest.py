@@ -1,0 +1,48 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from lada.rundir import RunDir
+
+settings.register_profile("suite", deadline=None, derandomize=True)
+settings.load_profile("suite")
+
+
+@pytest.fixture()
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are written but not forced to the disk: what is tested here does not lose power."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture(scope="session")
+def smallest_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like lada/lab/weights, with random models that take milliseconds."""
+    from tests.smallest_models import write_models
+
+    folder = tmp_path_factory.mktemp("smallest-models")
+    write_models(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def smallest_lab(smallest_models: Path) -> Iterator[Path]:
+    """Runs of this module use `smallest_models` in place of the committed weights."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LADA_LAB_WEIGHTS", str(smallest_models))
+        yield smallest_models
+
+
+@pytest.fixture(scope="module")
+def tiny_run(smallest_lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunDir]:
+    """Makes the folder of a run that takes about a second: ``tiny_run(name, *settings)``."""
+    from tests.federation import make
+    from tests.smallest_models import SETTINGS
+
+    return lambda name, *more: make(tmp_path_factory.mktemp(name), *SETTINGS, *more, small=False)
