@@ -147,6 +147,16 @@ def test_the_soft_cap_changes_values() -> None:
     assert (plain - capped).abs().max() > 0.1
 
 
+def test_long_sums_are_rounded_once() -> None:
+    """Ten thousand equal terms: float32 addition one by one would drift far from their product."""
+    count = 10_000
+    hidden, weight = torch.ones(count, 1), torch.tensor([[0.0], [0.1], [0.3]])
+    zero = torch.zeros(count, dtype=torch.long)
+    found = response_log_probs(hidden, weight, zero, zero, 1, 64)
+    one = response_log_probs(hidden[:1], weight, zero[:1], zero[:1], 1, 64).double()
+    assert found.item() == pytest.approx((count * one).item(), rel=1e-7)
+
+
 def test_no_rows_at_all() -> None:
     hidden = torch.zeros(0, WIDTH, requires_grad=True)
     empty = torch.zeros(0, dtype=torch.long)
