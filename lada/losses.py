@@ -47,9 +47,9 @@ def response_log_probs(
     """Summed log-probability of each response, never holding more than ``chunk_size`` rows of logits.
 
     Logits and log-sum-exp are float32 (float64 for float64 input), whatever the weights' dtype (method,
-    section 4.3); sums are float64, rounded once. With a frozen head the gradient of ``hidden`` is taken in the
-    forward pass (two matrix products in all); a head that is trained (tied weights) gets its gradient from a
-    second pass.
+    section 4.3); sums are float64, rounded once. With a frozen head the gradient of ``hidden`` is taken in
+    the forward pass (two matrix products in all); a head that is trained (tied weights) gets its gradient
+    from a second pass.
 
     Args:
         hidden: states [N, H] at the positions that predict ``targets``.

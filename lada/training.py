@@ -118,7 +118,8 @@ def fit(
         parameters, lr=learning_rate, betas=(0.9, 0.999), weight_decay=options.weight_decay, fused=fused
     )
     logs: list[StepLog] = []
-    with _mode(model, seed):
+    dropout = model.lora is not None and model.lora.dropout > 0
+    with _private_dropout(model, seed):
         for epoch, drawn in _batches(examples, options, seed):
             batch = drawn if keep is None else keep(drawn)
             if not batch:
@@ -126,6 +127,7 @@ def fit(
             if loss.kind == "cross_entropy":
                 batch = [_chosen_only(example) for example in batch]
             optimiser.zero_grad(set_to_none=True)
+            model.network.train(dropout)  # every time: hooks may have run passes of their own
             objective, losses = _accumulate(model, batch, loss, options.micro_tokens, head_chunk)
             norm = float(torch.nn.utils.clip_grad_norm_(parameters, options.clip_norm))
             _check_finite(objective + norm, losses, batch)
@@ -278,15 +280,10 @@ def _cut_by_tokens(items: Sequence[T], sizes: Sequence[int], limit: int) -> list
 
 
 @contextlib.contextmanager
-def _mode(model: LanguageModel, seed: int) -> Iterator[None]:
-    """Evaluation mode, or training mode with a private random state where the adapter has dropout."""
-    if model.lora is None or model.lora.dropout == 0:
-        model.network.eval()
-        yield
-        return
+def _private_dropout(model: LanguageModel, seed: int) -> Iterator[None]:
+    """A random state of its own for dropout; the model leaves in evaluation mode."""
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, "dropout"))
-        model.network.train()
         try:
             yield
         finally:

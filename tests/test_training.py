@@ -431,6 +431,16 @@ def test_dropout_is_on_where_the_adapter_has_it() -> None:
     assert losses_of[0.0] != losses_of[0.5]
 
 
+def test_passes_in_hooks_do_not_switch_dropout_off() -> None:
+    def objectives(*, with_hook: bool) -> list[float]:
+        model = tiny_model(lora=LoraOptions(rank=4, alpha=8, dropout=0.5))
+        hook = (lambda log: log_probs(model, random_pairs(2))) if with_hook else None
+        logs = train(model, referenced(model, random_pairs(6)), epochs=4, after_step=hook)
+        return [log.objective for log in logs]
+
+    assert objectives(with_hook=True) == objectives(with_hook=False)
+
+
 @BOTH
 def test_training_lowers_the_loss(lora: LoraOptions | None) -> None:
     model = tiny_model(lora=lora)
