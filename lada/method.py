@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -124,7 +125,15 @@ def _describe(options: type[BaseModel], prefix: str) -> list[str]:
             lines += _describe(type(default), f"{prefix}{name}.")
             continue
         _, found, rest = meanings.partition(f" {name}: ")
-        legal = getattr(field.annotation, "__args__", ())
-        text = rest.split(". ")[0] if found else "one of " + ", ".join(map(str, legal)) if legal else ""
+        legal = _legal_values(field.annotation)
+        first = re.split(r"(?<!\bEq)(?<!\bEqs)\. ", rest)[0].rstrip(".") if found else ""
+        text = first or (f"one of {', '.join(legal)}" if legal else "")
         lines.append(f"    {prefix}{name}={default}  {text}".rstrip())
     return lines
+
+
+def _legal_values(annotation: Any) -> list[str]:
+    """The values of a Literal, also inside a union."""
+    if get_origin(annotation) is Literal:
+        return [str(value) for value in get_args(annotation)]
+    return [value for part in get_args(annotation) for value in _legal_values(part)]

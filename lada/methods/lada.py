@@ -48,9 +48,12 @@ class Config(AllocationOptions):
         server_weights: w of Eq. 4 on samples that several clients' pairs share. ``reward`` weighs by the
             predicted reward of each pair's filter (round 1 has none: uniform); ``none`` is the ablation
             "w/o sample weights": every pair counts in full.
-        beta: Eq. 3. preference_weight: multiplies the preference term; nll_weight adds cross-entropy on
-            the preferred text (an addition to the paper, 0 is without).
+        softmax_temperature: of ``server_weights: softmax``.
+        beta: strength of the tie to the reference in Eq. 3.
+        preference_weight: multiplies the preference term.
+        nll_weight: adds this much cross-entropy on the preferred text (an addition to the paper).
         length_norm: log-probabilities per token instead of sums.
+        label_smoothing: share of pairs assumed to be labelled the wrong way round.
         drop_ties: leave out pairs whose two texts are equal (their gradient is 0).
         entry_pass: measure the losses before the round's first step by a pass of their own; False takes
             each sample's first training loss instead.

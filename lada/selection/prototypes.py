@@ -23,6 +23,8 @@ class ColdOptions(Options):
     Attributes:
         mode: ``nearest_q`` takes of each of ``clusters`` clusters the ``share`` nearest to its centre;
             ``medoid`` makes share * N clusters and takes the nearest of each.
+        clusters: number of clusters of ``nearest_q``.
+        share: of each cluster (``nearest_q``) or of all ids (``medoid``).
         components: principal components that distances are measured in.
     """
 

@@ -36,6 +36,16 @@ class FilterOptions(Options):
     ``sigmoid_linear``, which has a lambda of its own (``mix_weight``), 0.1 is the value to set here.
 
     Attributes:
+        learning_rate: of both networks' Adam (paper, Section VI-A).
+        weight_decay: of both networks' Adam.
+        epochs: passes over the pool per update (paper, Section VI-A).
+        batch_size: tuples of one filter step.
+        width: of every layer.
+        blocks: residual blocks of each network.
+        dropout: inside the blocks, while learning.
+        clip_norm: largest gradient norm of a filter step.
+        pool_size: tuples that are remembered; beyond it they replace each other at random.
+        exploration_weight: lambda of Eq. 10.
         online: also learn after every optimiser step of the language model, see `online_update`.
         explore_label: Eq. 9's residual is taken against ExploitNet as it was when the sample was selected,
             or as it is after its own update.

@@ -22,11 +22,14 @@ class SelectOptions(Options):
     Attributes:
         mode: ``filter`` asks the scores; ``all`` is the ablation without a filter; ``random`` draws a
             ``share`` without looking at scores.
+        threshold: what a score must exceed.
+        share: of all ids, for the rules and modes that take a share.
         rule: ``threshold`` takes scores above ``threshold`` (the paper's reading), ``topk`` the best
             ``share``, ``quantile`` the same with all ties, ``softmax_sample`` a ``share`` drawn with odds
             that grow with the score.
         center: ``ema`` moves the threshold to the moving average of rewards.
-        min_frac, max_frac: bounds on the selected share of all ids; the best scored fill or stay.
+        min_frac: least selected share of all ids; the best scored fill it.
+        max_frac: largest selected share of all ids; the best scored stay.
         refine: drop what the filter no longer wants from a batch before its update, see `refine`.
         fresh: take no id twice while others remain (an addition to the paper).
     """

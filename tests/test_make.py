@@ -1,0 +1,152 @@
+"""Makefile and README: every target runs, every command that README shows is one that works."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+TARGETS = re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE)
+TINY = "SIZE=tiny SCENARIO=one-client SET='rounds=1 data.num_train=16 data.num_test=8 data.num_public=16'"
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of this checkout with this environment's packages."""
+    folder = tmp_path_factory.mktemp("clone") / "lada"
+    skipped = shutil.ignore_patterns(".git", ".venv", "runs", "__pycache__", ".*_cache", ".hypothesis")
+    shutil.copytree(ROOT, folder, ignore=skipped)
+    venv = Path(os.environ.get("VIRTUAL_ENV", ROOT / ".venv"))
+    (folder / ".venv").mkdir()
+    for name in ("bin", "lib", "pyvenv.cfg"):
+        (folder / ".venv" / name).symlink_to(venv / name)
+    (folder / ".venv" / ".ready").touch()
+    return folder
+
+
+def make(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "PYTEST"))}
+    return subprocess.run(
+        f"make {command}",
+        shell=True,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_help_is_the_default_and_lists_every_target(clone: Path) -> None:
+    shown = make(clone, "").stdout
+    for target in TARGETS:
+        assert f"make {target} " in shown
+    phony = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
+    assert phony and set(phony[1].split()) == set(TARGETS)
+
+
+def test_setup_is_a_no_op_where_it_is_done(clone: Path) -> None:
+    done = make(clone, "setup")
+    assert done.returncode == 0 and "make-venv" not in done.stdout
+
+
+@pytest.mark.slow
+def test_run_prints_its_command_resumes_and_shows(clone: Path) -> None:
+    first = make(clone, f"run {TINY}")
+    assert first.returncode == 0, first.stderr
+    assert "-m lada run" in first.stdout and "Run folder" in first.stdout and "±" in first.stdout
+    again = make(clone, f"run {TINY}")
+    assert "Nothing is left to do" in again.stdout
+    run = next((clone / "runs").iterdir()).relative_to(clone)
+    assert "±" in make(clone, f"show RUN={run}").stdout
+
+
+@pytest.mark.slow
+def test_run_through_the_local_launcher(clone: Path) -> None:
+    done = make(clone, f"run LAUNCHER=local METHOD=standalone RUNS=local-runs {TINY}")
+    assert done.returncode == 0, done.stderr
+    assert "-m jobs.drive" in done.stdout and "committed" in done.stdout and "±" in done.stdout
+
+
+def test_methods(clone: Path) -> None:
+    assert "method.beta=0.1" in make(clone, "methods").stdout
+
+
+def test_lint_runs_all_three_checks() -> None:
+    """CI runs `make lint` itself; here it is enough that the target is those commands."""
+    shown = subprocess.run(
+        ["make", "-n", "lint"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert re.findall(r"bin/(\w+)", shown) == ["ruff", "ruff", "mypy"]
+
+
+def test_test_and_study_targets_call_what_they_say() -> None:
+    shown = subprocess.run(
+        ["make", "-n", "test", "bench", "lab-models", "study"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for command in ("-m pytest", "-m tests.bench", "-m lada.lab", "-m lada run --size paper"):
+        assert command in shown
+    assert shown.count("-m lada run") == 2 * 4 * 3
+
+
+def test_lab_models_refuses_an_unknown_name(clone: Path) -> None:
+    done = make(clone, "lab-models MODELS=gpt-5")
+    assert done.returncode != 0 and "gemma-2-2b" in done.stderr
+
+
+def test_study_table_reads_the_committed_results(clone: Path) -> None:
+    if not (clone / "results" / "lab" / "study.csv").is_file():
+        pytest.fail("results/lab/study.csv is not committed")
+    done = make(clone, "study-table STUDY_RUNS=none")
+    assert done.returncode == 0 and "base model (as it came)" in done.stdout
+
+
+def test_lock_writes_what_is_installed(clone: Path) -> None:
+    before = (clone / "containers" / "requirements.lock").read_text()
+    assert make(clone, "lock").returncode == 0
+    after = (clone / "containers" / "requirements.lock").read_text()
+    assert [line.split("==")[0] for line in after.splitlines()] == [
+        line.split("==")[0] for line in before.splitlines()
+    ]
+
+
+def test_clean_removes_the_environment_and_keeps_runs(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in (".venv", "runs", "lada/__pycache__"):
+        (tmp_path / name).mkdir(parents=True)
+    assert make(tmp_path, "clean").returncode == 0
+    assert (tmp_path / "runs").is_dir()
+    assert not (tmp_path / ".venv").exists() and not (tmp_path / "lada" / "__pycache__").exists()
+
+
+def test_readme_shows_only_commands_that_exist() -> None:
+    for target in re.findall(r"^make ([a-z-]+)", README, re.MULTILINE):
+        assert target in TARGETS
+    assert {"run", "test"} <= set(re.findall(r"^make ([a-z-]+)", README, re.MULTILINE))
+    for path in re.findall(r"`((?:lada|configs|containers|results)/[\w./-]+)`", README):
+        assert (ROOT / path).exists(), f"README names {path}"
+
+
+def test_readme_makes_no_claim_without_base_and_self_rationale() -> None:
+    """Issue A: no table shows LaDa over Standalone without the base model and `self_rationale` beside it."""
+    section = README.split("## Results", 1)[1].split("\n## ", 1)[0]
+    first = next(line for line in section.splitlines() if line.strip())
+    assert "no real weights were run" in first.lower()
+    assert "base model" in section and "self_rationale" in section
+    assert "answer_only" in section and "standalone" in section.lower()
+
+
+def test_ci_calls_the_readme_s_test_command() -> None:
+    text = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert re.search(r"^make test$", text, re.MULTILINE) and "set -euo pipefail" in text
