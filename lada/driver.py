@@ -148,6 +148,7 @@ class Driver:
         if problem is not None:
             return problem
         self._publish(end.stage)
+        sweep(self.run, end.stage.party)
         self.ledger.write("committed", stage=str(end.stage), seconds=round(end.seconds, 3))
         self.report(f"{end.stage} committed ({end.seconds:.1f} s)")
         return None
