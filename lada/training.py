@@ -282,7 +282,7 @@ def _cut_by_tokens(items: Sequence[T], sizes: Sequence[int], limit: int) -> list
 @contextlib.contextmanager
 def _private_dropout(model: LanguageModel, seed: int) -> Iterator[None]:
     """A random state of its own for dropout; the model leaves in evaluation mode."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(derive_seed(seed, "dropout"))
         try:
             yield
