@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from lada.rundir import RunDir
+from tests.warm import Warm
 
 settings.register_profile("suite", deadline=None, derandomize=True)
 settings.load_profile("suite")
@@ -46,3 +47,11 @@ def tiny_run(smallest_lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
     from tests.smallest_models import SETTINGS
 
     return lambda name, *more: make(tmp_path_factory.mktemp(name), *SETTINGS, *more, small=False)
+
+
+@pytest.fixture(scope="module")
+def warm(smallest_lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """Runs ``python -m lada`` with `smallest_models`, quickly and killably; see tests/warm.py."""
+    found = Warm(tmp_path_factory.mktemp("warm"), {"LADA_LAB_WEIGHTS": str(smallest_lab)})
+    yield found
+    found.close()

@@ -1,4 +1,4 @@
-"""Random stand-ins of all lab models, one layer each and one token a character: for tests of files and faults.
+"""Random stand-ins of all lab models, one layer each and one token a character, to test files and faults.
 
 They are never right, but all that a federation does happens with them: texts that end, pairs, training,
 adapters, rewards.

@@ -413,7 +413,7 @@ class TestInProcess:
         try:
             launcher = InProcess(run, lambda stage, attempt: Quiet())
             with pytest.raises(
-                StageError, match="server/r00-prepare failed 2 times: OSError: .*File too large"
+                StageError, match=r"server/r00-prepare failed 2 times: OSError: .*File too large"
             ):
                 Driver(run, launcher, max_attempts=2, poll_seconds=0.0).drive()
         finally:

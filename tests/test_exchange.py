@@ -153,7 +153,7 @@ def test_everything_is_on_disk_before_the_rename_and_the_rename_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, order = make_run(tmp_path), []
-    monkeypatch.setattr(os, "fsync", lambda fd: order.append(Path(os.readlink(f"/proc/self/fd/{fd}"))))
+    monkeypatch.setattr(os, "fsync", lambda fd: order.append(Path(f"/proc/self/fd/{fd}").readlink()))
     rename = Path.rename
     monkeypatch.setattr(
         Path, "rename", lambda self, target: order.append(Path("rename")) or rename(self, target)

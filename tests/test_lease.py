@@ -108,7 +108,7 @@ def test_an_error_inside_gives_the_lease_back(tmp_path: Path) -> None:
 
 
 def test_of_many_takers_of_a_dead_lease_one_at_a_time_gets_in(tmp_path: Path) -> None:
-    """Each of these processes counts those inside; a second one inside at the same time would see the first."""
+    """Each of these processes leaves a mark while inside, and fails where it finds another's."""
     path = tmp_path / "driver.lease"
     path.write_text(json.dumps({"host": socket.gethostname(), "pid": 2**22 + 1, "start": "gone"}))
     taker = """
