@@ -49,9 +49,9 @@ def tiny_run(smallest_lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
     return lambda name, *more: make(tmp_path_factory.mktemp(name), *SETTINGS, *more, small=False)
 
 
-@pytest.fixture(scope="module")
-def warm(smallest_lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+@pytest.fixture(scope="session")
+def warm(smallest_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
     """Runs ``python -m lada`` with `smallest_models`, quickly and killably; see tests/warm.py."""
-    found = Warm(tmp_path_factory.mktemp("warm"), {"LADA_LAB_WEIGHTS": str(smallest_lab)})
+    found = Warm(tmp_path_factory.mktemp("warm"), {"LADA_LAB_WEIGHTS": str(smallest_models)})
     yield found
     found.close()
