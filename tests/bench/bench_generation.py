@@ -18,7 +18,7 @@ from lada.models import LanguageModel
 from tests.bench.interleave import Arm, compare
 from tests.bench.shapes import PAD, Shape, build_model, lengths, token_lists, words
 
-NUM_PROMPTS, ROWS, LIMIT, REPETITIONS = 48, 16, 192, 3
+NUM_PROMPTS, ROWS, LIMIT = 48, 16, 192
 
 
 class RowLengths(StoppingCriteria):
@@ -85,6 +85,6 @@ def bench(shape: Shape) -> None:
         "ours": ours,
         "A/A": ours,
     }
-    results = compare(arms, base="ours", repetitions=REPETITIONS)
+    results = compare(arms, base="ours", repetitions=shape.decodings)
     same = sum(a == b for a, b in zip(results["G0"], results["ours"], strict=True))
     print(f"  responses equal to those of G0: {same}/{NUM_PROMPTS}; {sum(limits)} tokens")

@@ -27,7 +27,7 @@ from tests.bench.interleave import Arm, compare
 from tests.bench.shapes import EOS, LORA, Shape, build_model, lengths, token_lists, words
 
 PINNED = "1.16"
-REPETITIONS = 3
+REPETITIONS = 4
 OPTIONS = TrainOptions(learning_rate=0.0, max_steps=1, batch_size=1024)
 
 

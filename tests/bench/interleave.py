@@ -18,8 +18,11 @@ Arm = Callable[[], Any]
 
 
 def compare(arms: dict[str, Arm], *, base: str, repetitions: int) -> dict[str, Any]:
-    """Time arms against ``base``, print a table and return what each arm gave."""
-    results = {name: arm() for name, arm in arms.items()}  # warm-up
+    """Time arms against ``base``, print a table and return what each arm gave.
+
+    Of three repetitions or more, the first warms up and does not count.
+    """
+    results: dict[str, Any] = {}
     times: dict[str, list[float]] = {name: [] for name in arms}
     for repetition in range(repetitions):
         names = list(arms) if repetition % 2 == 0 else list(arms)[::-1]
@@ -28,6 +31,8 @@ def compare(arms: dict[str, Arm], *, base: str, repetitions: int) -> dict[str, A
             begin = time.process_time()
             results[name] = arms[name]()
             times[name].append(time.process_time() - begin)
+    if repetitions > 2:
+        times = {name: taken[1:] for name, taken in times.items()}
     for name, taken in times.items():
         ratio = statistics.median(t / b for b, t in zip(times[base], taken, strict=True))
         minima = min(taken) / min(times[base])

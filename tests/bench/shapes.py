@@ -29,6 +29,8 @@ class Shape:
     """Preference pairs of a training step."""
     steps: int
     """Training steps of one repetition."""
+    decodings: int
+    """Repetitions of the decoding arms."""
 
     def config(self) -> dict[str, object]:
         return {
@@ -49,8 +51,8 @@ class Shape:
 
 
 SHAPES = {
-    "S": Shape(256, 6, 768, 4, 2, 32_768, pairs=4, steps=2),
-    "M152": Shape(512, 12, 1536, 8, 4, 151_936, pairs=2, steps=1),
+    "S": Shape(256, 6, 768, 4, 2, 32_768, pairs=4, steps=2, decodings=4),
+    "M152": Shape(512, 12, 1536, 8, 4, 151_936, pairs=2, steps=1, decodings=2),
 }
 
 
