@@ -6,7 +6,7 @@ import datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lada.config import (
@@ -176,6 +176,8 @@ def test_run_yaml_round_trips(tmp_path: Path) -> None:
     assert dump_run(read) == dump_run(config)
 
 
+@example(name="1e5", model="3E-4", rate=1e22)
+@example(name="010", model="yes", rate=5e-324)
 @given(
     name=st.from_regex(r"[a-z0-9][a-z0-9-]{0,12}", fullmatch=True),
     model=st.text(st.characters(exclude_categories=["Cs"]), max_size=30),

@@ -319,6 +319,13 @@ def test_a_file_that_the_manifest_does_not_list_is_refused(run: RunDir, name: st
     refused(lambda: check(run), "listed", name)
 
 
+def test_a_linked_manifest_is_not_opened(run: RunDir) -> None:
+    path = run.commit(STAGE) / MANIFEST
+    path.rename(run.root / "elsewhere.json")
+    path.symlink_to(run.root / "elsewhere.json")
+    refused(lambda: read_manifest(path.parent, "client-1", "r01-learn"), "open", MANIFEST)
+
+
 def test_a_truncated_manifest_is_refused(run: RunDir) -> None:
     edit(MANIFEST, lambda content: content[:-20])(run.commit(STAGE))
     refused(lambda: check(run), "manifest", MANIFEST)

@@ -198,6 +198,12 @@ def test_what_is_no_safetensors_file_is_refused(content: bytes) -> None:
     refused("safetensors", check_tensors, content, ORIGIN)
 
 
+@pytest.mark.parametrize("size", [2**60, 17 * 2**20])
+def test_a_huge_header_is_refused_unread(size: int) -> None:
+    content = struct.pack("<Q", size) + b" " * min(size, 17 * 2**20)
+    assert f"header of {size} bytes" in refused("safetensors", check_tensors, content, ORIGIN)
+
+
 @pytest.mark.parametrize(
     "content",
     [
