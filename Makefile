@@ -82,10 +82,11 @@ study: $(VENV)/.ready ## the runs behind README's results (hours; again = resume
 	$(MAKE) $(foreach target,answer_only self_rationale,$(foreach arm,$(STUDY_ARMS),$(foreach seed,$(STUDY_SEEDS),study/$(target)/$(subst :,/,$(arm))/$(seed))))
 
 study/%:
-	$(BIN)/python -m lada run --size paper --runs $(STUDY_RUNS) --method $(word 2,$(subst /, ,$*)) \
-	  --seed $(word 4,$(subst /, ,$*)) $(if $(AMEND),--amend) --set "local.target=$(word 1,$(subst /, ,$*)) \
+	$(BIN)/python -m lada run --size quick --runs $(STUDY_RUNS) --method $(word 2,$(subst /, ,$*)) \
+	  --seed $(word 4,$(subst /, ,$*)) $(if $(AMEND),--amend) --set "data.num_test=500 local.target=$(word 1,$(subst /, ,$*)) \
 	  training.client.learning_rate=$(STUDY_RATE_$(word 1,$(subst /, ,$*))) \
 	  $(if $(filter lada,$(word 2,$(subst /, ,$*))),method.reward.profile=$(word 3,$(subst /, ,$*)))"
 
-study-table: $(VENV)/.ready ## tables of README's results from runs/study (or from results/lab/study.csv)
+study-table: $(VENV)/.ready ## collect runs/study into results/lab/study.csv and rewrite README's tables
 	$(BIN)/python -m lada.report.study $(STUDY_RUNS) results/lab/study.csv
+	$(BIN)/python -m lada.report.readme

@@ -141,17 +141,20 @@ def supervised(model: LanguageModel, sample: str, prompt: str, response: str) ->
 
 def measure(party: Party, model: LanguageModel, name: str) -> Evaluation:
     """Accuracy on the party's test questions, by greedy generation in the run's setting."""
-    tick = party.reporter.phase(f"test {name}", len(party.test_items))
+    total = len(party.test_items)
+    tick = party.reporter.phase(f"test {name}", total)
     greedy: GenerationOptions = party.config.generation.model_copy(update={"temperature": 0.0})
-    return evaluate(
+    found = evaluate(
         model,
         party.test_items,
         template=party.config.template,
         demo=party.demo,
         options=greedy,
         expected_lengths=expected_lengths(party, LENGTHS_FILE, [item.id for item in party.test_items]),
-        progress=lambda done, total: tick(done, ""),
+        progress=lambda done, _: tick(min(done, total - 1), ""),
     )
+    tick(total, f"accuracy {100 * found.metrics['accuracy']:.1f} %")
+    return found
 
 
 def expected_lengths(party: Party, name: str, ids: Sequence[str]) -> list[int] | None:

@@ -95,7 +95,7 @@ def test_test_and_study_targets_call_what_they_say() -> None:
         text=True,
         check=True,
     ).stdout
-    for command in ("-m pytest", "-m tests.bench", "-m lada.lab", "-m lada run --size paper"):
+    for command in ("-m pytest", "-m tests.bench", "-m lada.lab", "-m lada run --size quick"):
         assert command in shown
     assert shown.count("-m lada run") == 2 * 4 * 3
 
@@ -110,6 +110,9 @@ def test_study_table_reads_the_committed_results(clone: Path) -> None:
         pytest.fail("results/lab/study.csv is not committed")
     done = make(clone, "study-table STUDY_RUNS=none")
     assert done.returncode == 0 and "base model (as it came)" in done.stdout
+    assert (clone / "README.md").read_text(encoding="utf-8") == README, (
+        "README's tables are not what the data say"
+    )
 
 
 def test_lock_writes_what_is_installed(clone: Path) -> None:

@@ -2,7 +2,7 @@
 
 Round 0, ``prepare``: local fine-tuning makes each client's reference policy; prototypes select for round 1.
 Every round, ``respond``: each party answers what it selected itself and what others asked of it. ``learn``:
-it trains on (preferred = the partner's text, non-preferred = its own text), rewards the selection, teaches the
+it trains on (preferred = the partner's text, non-preferred = its own), rewards the selection, teaches the
 filters, is measured, and selects for the next round. Both directions run the same code: Eq. 3 on a client,
 with the one partner ``server``; Eq. 4 on the server, with all clients as partners and overlap weights.
 
@@ -116,11 +116,20 @@ def prepare_server_and_select(party: Party) -> Outbox:
 
 def respond(party: Party) -> Outbox:
     """Answer what this party selected and what others asked of it; send each what it asked for."""
+    return _respond(party, selected(open_allocations(party)))
+
+
+def renew(party: Party) -> Outbox:
+    """Answer what others asked for once more, with what this party has learnt since (``server_last``)."""
+    return _respond(party, {})
+
+
+def _respond(party: Party, mine: Mapping[str, Sequence[str]]) -> Outbox:
     asked = {
         partner: [record.id for record in party.inbox.latest(partner, IDS, SampleId)]
         for partner in party.partners
     }
-    wanted = sorted(set().union(*selected(open_allocations(party)).values(), *asked.values()))
+    wanted = sorted(set().union(*mine.values(), *asked.values()))
     texts, outbox = answer(party, wanted)
     for partner, ids in asked.items():
         sent = [texts[name] for name in sorted(ids) if name in texts]
@@ -159,7 +168,7 @@ STEPS = (
     Step("respond", server=respond, client=respond),
     Step("learn", server=learn, client=learn, when=lambda options: options.schedule == "parallel"),
     Step("learn", client=learn, when=lambda options: options.schedule == "server_last"),
-    Step("renew", client=respond, when=lambda options: options.schedule == "server_last"),
+    Step("renew", client=renew, when=lambda options: options.schedule == "server_last"),
     Step("teach", server=learn, when=lambda options: options.schedule == "server_last"),
 )
 

@@ -50,7 +50,7 @@ def _table(head: Mapping[str, Any], values: Values, models: Mapping[str, str], l
     for name in ("party", "model"):
         table.add_column(name, no_wrap=True)
     after = f"{head['method']},\nround {last}" if last else "rounds\nnone"
-    for name in ("as it\ncame", "local\nonly", after, "un-\nparsed", "sent", "recei-\nved"):
+    for name in ("as it\ncame", "local\nonly", after, "no\nletter", "sent\nkB"):
         table.add_column(name, justify="right", no_wrap=True)
     for party, model in sorted(models.items(), key=lambda pair: (pair[0] != "server", pair[0])):
         local = _percent(values, 0, party, "accuracy") if party != "server" else "-"
@@ -61,8 +61,7 @@ def _table(head: Mapping[str, Any], values: Values, models: Mapping[str, str], l
             local,
             _percent(values, last, party, "accuracy") if last else "-",
             _plain(values.get((last, party, "unparsed_rate"))),
-            _kilobytes(sent(values, party)),
-            _kilobytes(received(values, party, models)),
+            f"{sent(values, party) / 1000:,.0f}",
         )
     return table
 
@@ -70,15 +69,6 @@ def _table(head: Mapping[str, Any], values: Values, models: Mapping[str, str], l
 def sent(values: Values, party: str) -> float:
     """Bytes of texts and ids that a party sent (the paper's measure); rewards and adapters left out."""
     return sum(value for key, value in values.items() if key[1] == party and _is_text(key[2]))
-
-
-def received(values: Values, party: str, parties: Mapping[str, str]) -> float:
-    """Bytes of texts and ids that were addressed to a party."""
-    return sum(
-        value
-        for (_, sender, metric), value in values.items()
-        if sender != party and _is_text(metric) and metric.split("/")[2] in (party, "all")
-    )
 
 
 def _is_text(metric: str) -> bool:
@@ -93,7 +83,7 @@ def _footer(head: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], metrics_
             kinds[kind] = kinds.get(kind, 0.0) + row["value"]
     listed = ", ".join(f"{kind} {_kilobytes(total)}" for kind, total in sorted(kinds.items()))
     lines = [
-        "Accuracy in per cent ± standard error; sent and received: texts and ids.",
+        "Accuracy in per cent ± standard error; no letter: per cent of answers; sent: texts and ids.",
         f"Exchanged in all: {listed or 'nothing'}.",
     ]
     if head["tier"] == "lab":
@@ -112,7 +102,7 @@ def _percent(values: Values, number: int, party: str, metric: str) -> str:
 
 
 def _plain(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
+    return "-" if value is None else f"{100 * value:.1f}"
 
 
 def _kilobytes(count: float) -> str:

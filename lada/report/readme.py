@@ -1,0 +1,95 @@
+"""Write README's generated tables: `make study-table` does it after collecting the study.
+
+A table stands between ``<!-- name -->`` and ``<!-- end name -->``; what is there is replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from lada.report.study import accuracy_table, diagnostics_table, read_csv
+from lada.rundir import write_atomic
+
+ROOT = Path(__file__).parents[2]
+DATASETS = ("lab-math", "lab-cot")
+
+
+def lab_models_table(weights: Path) -> str:
+    """Markdown: the lab models' measured accuracies, from their manifests."""
+    lines = [
+        "| model | parameters | dataset | zero-shot in its scenarios | one-shot − zero-shot | unparsed "
+        "| bare letter | sub-questions | writes well-formed | writes right |",
+        "|" + "---|" * 10,
+    ]
+    for path in sorted(weights.glob("*/manifest.json")):
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        for dataset in DATASETS:
+            lines.append(_model_line(manifest, dataset))
+    return "\n".join(lines)
+
+
+def _model_line(manifest: dict[str, Any], dataset: str) -> str:
+    found = manifest["measured"][dataset]
+    scenarios = ", ".join(
+        f"{name}: {one['accuracy']:.1f} ± {one['error']:.1f}"
+        for name, one in sorted(found["scenarios"].items())
+    )
+    writing = found.get("writing") or {}
+    cells = [
+        manifest["model"],
+        f"{manifest['parameters'] / 1e6:.2f} M",
+        dataset,
+        scenarios,
+        f"{found['one_shot']['accuracy'] - found['zero_shot']['accuracy']:+.1f}",
+        f"{found['zero_shot']['unparsed']:.1f}",
+        f"{found['letter']['accuracy']:.1f}",
+        f"{found['steps']['accuracy']:.1f}",
+        *(_share(writing.get(key)) for key in ("well_formed", "right")),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _share(value: Any) -> str:
+    if value is None:
+        return "-"
+    number = value["accuracy"] if isinstance(value, dict) else value
+    return f"{number:.1f}"
+
+
+def fill(text: str, tables: dict[str, str]) -> str:
+    """README with its tables replaced.
+
+    Raises:
+        ValueError: when README has no place for a table.
+    """
+    for name, table in tables.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
+        if not pattern.search(text):
+            raise ValueError(f"README.md has no <!-- {name} --> … <!-- end {name} -->")
+        text = pattern.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text)  # type: ignore[misc]  # mypy: default of a lambda
+    return text
+
+
+def tables(root: Path = ROOT) -> dict[str, str]:
+    """Every generated table of README by name."""
+    rows = read_csv(root / "results" / "lab" / "study.csv")
+    return {
+        "lab-models": lab_models_table(root / "lada" / "lab" / "weights"),
+        "results": accuracy_table(rows).strip(),
+        "filters": diagnostics_table(rows).strip(),
+    }
+
+
+def main() -> int:
+    """Rewrite README.md in place."""
+    path = ROOT / "README.md"
+    write_atomic(path, fill(path.read_text(encoding="utf-8"), tables()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
