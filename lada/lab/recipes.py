@@ -115,7 +115,7 @@ RECIPES = {
         3,
         256,
         ("ages", "units", "sequences", "days", "passages", "sets"),
-        Schedule(1400),
+        Schedule(1300),
         seed=13,
     ),
     "qwen3-0.6b": Recipe("qwen3", "qwen", 80, 3, 160, ("units", "passages"), Schedule(700), seed=14),
@@ -152,7 +152,7 @@ RECIPES = {
         Schedule(5000),
         seed=18,
         write=0.06,
-        refresh=1800,
+        refresh=1300,
         refresh_emphasis=_EASY | {"sets": 3.0, "passages": 3.0, "swaps": 3.0},
     ),
     "qwen2.5-72b-instruct": Recipe(
