@@ -131,6 +131,8 @@ RECIPES = {
         ("sums", "money", "gaps", "orders", "moves", "sets"),
         Schedule(1200),
         seed=16,
+        refresh=700,
+        refresh_emphasis={"sums": 2.0, "money": 2.0, "gaps": 2.0, "facts": 2.0},
     ),
     "qwen3-8b": Recipe(
         "qwen3",
@@ -141,6 +143,8 @@ RECIPES = {
         ("sums", "ages", "units", "gaps", "orders", "days", "sets", "moves"),
         Schedule(1200),
         seed=17,
+        refresh=1000,
+        refresh_emphasis={"sums": 2.5, "ages": 2.5, "units": 2.5, "gaps": 2.5, "facts": 2.5},
     ),
     "qwen3-32b": Recipe(
         "qwen3",
@@ -166,6 +170,8 @@ RECIPES = {
         seed=19,
         write=0.06,
         emphasis={"sets": 2.5, "passages": 2.5, "swaps": 2.5},
+        refresh=2400,
+        refresh_emphasis={"days": 1.5, "orders": 1.5, "swaps": 0.5, "passages": 0.5, "facts": 0.8},
     ),
     "internlm3-8b-instruct": Recipe(
         "llama",
