@@ -57,22 +57,25 @@ def distil(
     """
     known = _referenced(party, model, examples, loss)
     entry = _losses(party, model, known, loss, "entry pass") if entry_pass else {}
-    if entry_pass:
-        for partner, allocation in allocations.items():
-            allocation.begin_round(entry.get(partner, {}))
+    late = _close_previous_round(allocations, entry) if entry_pass else {}
     watch = _Watch(party, model, {example.id: example for example in known}, allocations, loss)
     logs = watch.train(known)
     found = {partner: watch.round_losses(partner, entry) for partner in allocations}
     if not entry_pass:
-        for partner, allocation in allocations.items():
-            allocation.begin_round(found[partner].entry)
+        late = _close_previous_round(allocations, {partner: one.entry for partner, one in found.items()})
     _exit(party, model, known, allocations, loss, found)
     rewarded = {
         partner: allocation.end_round(found[partner], round=party.round)
         for partner, allocation in allocations.items()
     }
     _remember(known, allocations, logs, loss)
-    return Learned(found, rewarded, _metrics(known, logs))
+    return Learned(found, rewarded, {**_metrics(known, logs), **late})
+
+
+def _close_previous_round(allocations: Mapping[str, Allocation], entry: ByPartner) -> dict[str, float]:
+    """The round-level gains that this round's entry losses make known, as metrics."""
+    gains = {partner: one.begin_round(entry.get(partner, {})) for partner, one in allocations.items()}
+    return {f"late_round_gain/{partner}": gain for partner, gain in gains.items() if gain is not None}
 
 
 class _Watch:

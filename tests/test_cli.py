@@ -10,14 +10,15 @@ import pytest
 
 from lada.__main__ import main
 from lada.method import describe_methods, method_names
-from tests.federation import SMALL
+from tests.smallest_models import SETTINGS
 
+pytestmark = pytest.mark.usefixtures("smallest_lab")
 DATA = Path(__file__).parent / "data"
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 
 
 def arguments(runs: Path, *more: str, scenario: str = "one-client") -> list[str]:
-    settings = " ".join([*SMALL, "rounds=1"])
+    settings = " ".join([*SETTINGS, "rounds=1"])
     return ["run", "--scenario", scenario, "--size", "tiny", "--runs", str(runs), "--set", settings, *more]
 
 

@@ -13,8 +13,17 @@ from jobs.launch import Local
 from jobs.stage_job import read_exit, run_command
 from lada.driver import Driver
 from lada.errors import StageError
-from lada.rundir import Stage
-from tests.federation import drive, make
+from lada.rundir import RunDir, Stage
+from tests.federation import drive
+from tests.federation import make as make_run
+from tests.smallest_models import SETTINGS
+
+pytestmark = pytest.mark.usefixtures("smallest_lab")
+
+
+def make(runs: Path, *settings: str) -> RunDir:
+    """A run of the smallest models."""
+    return make_run(runs, *SETTINGS, *settings, small=False)
 
 
 @pytest.mark.slow
