@@ -199,8 +199,15 @@ def records_payload(records: list[Any], kind: Kind) -> Payload:
 
 
 def json_payload(content: Any, kind: Kind) -> Payload:
-    """A JSON value, keys sorted."""
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    """A JSON value, keys sorted.
+
+    Raises:
+        ModelError: when it holds NaN or infinity, which no measurement should give.
+    """
+    try:
+        text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise ModelError(f"{kind} hold a value that is not a finite number") from error
     return Payload(kind, 1, f"{text}\n".encode())
 
 

@@ -21,8 +21,8 @@ DATASETS = ("lab-math", "lab-cot")
 def lab_models_table(weights: Path) -> str:
     """Markdown: the lab models' measured accuracies, from their manifests."""
     lines = [
-        "| model | parameters | dataset | zero-shot in its scenarios | one-shot − zero-shot | unparsed "
-        "| bare letter | sub-questions | writes well-formed | writes right |",
+        "| model | parameters | dataset | zero-shot, by scenario and party | one-shot minus zero-shot "
+        "| no letter | bare letter | sub-questions | written questions well-formed | of these right |",
         "|" + "---|" * 10,
     ]
     for path in sorted(weights.glob("*/manifest.json")):
@@ -38,7 +38,7 @@ def _model_line(manifest: dict[str, Any], dataset: str) -> str:
         f"{name}: {one['accuracy']:.1f} ± {one['error']:.1f}"
         for name, one in sorted(found["scenarios"].items())
     )
-    writing = found.get("writing") or {}
+    writing = found.get("write", {})
     cells = [
         manifest["model"],
         f"{manifest['parameters'] / 1e6:.2f} M",
@@ -48,16 +48,13 @@ def _model_line(manifest: dict[str, Any], dataset: str) -> str:
         f"{found['zero_shot']['unparsed']:.1f}",
         f"{found['letter']['accuracy']:.1f}",
         f"{found['steps']['accuracy']:.1f}",
-        *(_share(writing.get(key)) for key in ("well_formed", "right")),
+        *(_share(writing.get(key)) for key in ("well_formed", "right_answer")),
     ]
     return "| " + " | ".join(cells) + " |"
 
 
 def _share(value: Any) -> str:
-    if value is None:
-        return "-"
-    number = value["accuracy"] if isinstance(value, dict) else value
-    return f"{number:.1f}"
+    return "-" if value is None else f"{value['accuracy']:.1f}"
 
 
 def fill(text: str, tables: dict[str, str]) -> str:
