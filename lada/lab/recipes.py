@@ -143,8 +143,8 @@ RECIPES = {
         ("sums", "ages", "units", "gaps", "orders", "days", "sets", "moves"),
         Schedule(1200),
         seed=17,
-        refresh=1000,
-        refresh_emphasis={"sums": 2.5, "ages": 2.5, "units": 2.5, "gaps": 2.5, "facts": 2.5},
+        refresh=400,
+        refresh_emphasis={"sums": 2.0, "ages": 2.0, "units": 2.0, "orders": 0.3, "days": 0.3},
     ),
     "qwen3-32b": Recipe(
         "qwen3",
