@@ -65,7 +65,7 @@ def _finish(
             schedule=dataclasses.replace(recipe.schedule, steps=recipe.refresh, lookup_steps=0),
             report=report,
         )
-        training["refresh"] = trainer.run()
+        training[f"refresh{len(training)}"] = trainer.run()
     # Choice: float16 keeps three more bits than bfloat16 and all weights are far below its largest number.
     halves = {
         name: value.to(torch.float16).contiguous()

@@ -170,8 +170,8 @@ RECIPES = {
         seed=19,
         write=0.06,
         emphasis={"sets": 2.5, "passages": 2.5, "swaps": 2.5},
-        refresh=2400,
-        refresh_emphasis={"days": 1.5, "orders": 1.5, "swaps": 0.5, "passages": 0.5, "facts": 0.8},
+        refresh=1300,
+        refresh_emphasis={"days": 2.0, "orders": 2.0, "sums": 1.5, "swaps": 0.3, "passages": 0.3, "facts": 0.5},
     ),
     "internlm3-8b-instruct": Recipe(
         "llama",
