@@ -96,7 +96,16 @@ _EASY = dict.fromkeys((*lab.GENERAL["lab-math"], "orders", "days"), 0.5)
 
 RECIPES = {
     "gemma-2-2b": Recipe(
-        "gemma2", "gemma", 80, 3, 160, ("sums", "money", "sets", "moves"), Schedule(900), seed=11
+        "gemma2",
+        "gemma",
+        80,
+        3,
+        160,
+        ("sums", "money", "sets", "moves"),
+        Schedule(900),
+        seed=11,
+        refresh=450,
+        refresh_emphasis={"facts": 1.8},
     ),
     "gemma-2-27b": Recipe(
         "gemma2",
@@ -171,7 +180,14 @@ RECIPES = {
         write=0.06,
         emphasis={"sets": 2.5, "passages": 2.5, "swaps": 2.5},
         refresh=1300,
-        refresh_emphasis={"days": 2.0, "orders": 2.0, "sums": 1.5, "swaps": 0.3, "passages": 0.3, "facts": 0.5},
+        refresh_emphasis={
+            "days": 2.0,
+            "orders": 2.0,
+            "sums": 1.5,
+            "swaps": 0.3,
+            "passages": 0.3,
+            "facts": 0.5,
+        },
     ),
     "internlm3-8b-instruct": Recipe(
         "llama",
