@@ -96,16 +96,7 @@ _EASY = dict.fromkeys((*lab.GENERAL["lab-math"], "orders", "days"), 0.5)
 
 RECIPES = {
     "gemma-2-2b": Recipe(
-        "gemma2",
-        "gemma",
-        80,
-        3,
-        160,
-        ("sums", "money", "sets", "moves"),
-        Schedule(900),
-        seed=11,
-        refresh=450,
-        refresh_emphasis={"facts": 1.8},
+        "gemma2", "gemma", 80, 3, 160, ("sums", "money", "sets", "moves"), Schedule(900), seed=11
     ),
     "gemma-2-27b": Recipe(
         "gemma2",
