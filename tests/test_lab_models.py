@@ -94,7 +94,7 @@ def test_models_open_in_float32_with_their_class(short: str) -> None:
 
 @pytest.mark.parametrize("short", SHORTS)
 def test_accuracy_is_that_of_the_manifest(short: str) -> None:
-    """100 fresh questions per dataset like the first recorded scenario's; within 4 standard errors of both."""
+    """100 fresh questions per dataset like the first recorded scenario's: within 4 standard errors."""
     for dataset in lab.DATASETS:
         label, recorded = next(iter(manifest(short)["measured"][dataset]["scenarios"].items()))
         scenario, role = label.split("-", 1)
