@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from lada.records import LETTERS, Letter
 
-_MARKER = re.compile(r"answer is:?\s*\(?([ABCD])\b", re.IGNORECASE)
+# A bare small letter is no answer: "the answer is a number".
+_MARKER = re.compile(r"(?i:answer is:?)\s*(?=\([A-Da-d]\)|\(?[ABCD]\b)\(?(\w)")
 _BRACKETED = re.compile(r"\(([ABCD])\)")
 
 

@@ -48,8 +48,9 @@ def filter_metrics(logs: Iterable[SampleLog], answers: Mapping[str, str], seen: 
         seen: ids selected in earlier rounds; this round's are added.
 
     Returns:
-        ``selected`` (n_t), ``coverage`` |union of selections| / N, ``chosen_right`` (share of selected whose
-        preferred text is right), ``letters_agree``, ``same_text``, ``reward_mean``, ``reward_std`` (label
+        ``pairs`` (selected samples with both texts), ``coverage`` |union over rounds| / N,
+        ``chosen_right`` (share of pairs whose preferred text is right), ``letters_agree``,
+        ``same_text``, ``reward_mean``, ``reward_std`` (label
         spread), ``reward_saturated`` (share < 0.02 or > 0.98), ``auc_reward`` and ``auc_score`` for "the
         preferred text is right", ``corr_paper_paired``, ``explore_to_exploit`` (ratio of standard
         deviations); what is not defined is left out.
@@ -57,7 +58,7 @@ def filter_metrics(logs: Iterable[SampleLog], answers: Mapping[str, str], seen: 
     rows = list(logs)
     seen.update(row.id for row in rows)
     found: dict[str, float | None] = {
-        "selected": float(len(rows)),
+        "pairs": float(len(rows)),
         "coverage": len(seen) / max(1, len(answers)),
     }
     if rows:
@@ -69,9 +70,9 @@ def filter_metrics(logs: Iterable[SampleLog], answers: Mapping[str, str], seen: 
         found["auc_reward"] = _auc_of([row.reward for row in rows], right)
         found["auc_likelihood"] = _auc_of([row.likelihood for row in rows], right)
         found |= _label_spread([row.reward for row in rows if row.reward is not None])
-        both = [row for row in rows if row.batch_gain is not None and row.paired_gain is not None]
+        both = [row for row in rows if row.paper_gain is not None and row.paired_gain is not None]
         found["corr_paper_paired"] = correlation(
-            [row.batch_gain or 0.0 for row in both], [row.paired_gain or 0.0 for row in both]
+            [row.paper_gain or 0.0 for row in both], [row.paired_gain or 0.0 for row in both]
         )
         found["explore_to_exploit"] = _spread_ratio(rows)
     return {name: value for name, value in found.items() if value is not None}

@@ -7,7 +7,7 @@ training follows, and its losses reward this round's selection.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -20,6 +20,7 @@ from lada.party import Party
 from lada.records import Reward, SampleLog
 from lada.selection.allocation import Allocation, Rewarded, RoundLosses, paired_gains
 from lada.selection.features import SampleHistory
+from lada.selection.rewards import batch_gains
 from lada.training import Example, StepLog, sequence_log_probs, with_reference
 
 LogProbs = Sequence[tuple[float, ...]]
@@ -63,13 +64,18 @@ def distil(
     found = {partner: watch.round_losses(partner, entry) for partner in allocations}
     if not entry_pass:
         late = _close_previous_round(allocations, {partner: one.entry for partner, one in found.items()})
-    _exit(party, model, known, allocations, loss, found)
+    _exit(party, model, known, loss, found)
     rewarded = {
         partner: allocation.end_round(found[partner], round=party.round)
         for partner, allocation in allocations.items()
     }
     _remember(known, allocations, logs, loss)
-    return Learned(found, rewarded, {**_metrics(known, logs), **late})
+    asked = {
+        f"selected/{partner}": float(len(one.selection.ids))
+        for partner, one in allocations.items()
+        if one.selection is not None
+    }
+    return Learned(found, rewarded, {**_metrics(known, logs), **late, **asked})
 
 
 def _close_previous_round(allocations: Mapping[str, Allocation], entry: ByPartner) -> dict[str, float]:
@@ -122,12 +128,12 @@ class _Watch:
         return RoundLosses(entry=entry.get(partner, first), steps=steps, after=after)
 
     def _keep(self, batch: list[Example]) -> list[Example]:
-        """Drop what every pair's filter no longer wants (``select.refine``)."""
-        wanted: set[str] = set()
+        """Drop the pairs that their filter no longer wants (``select.refine``); the rest share the weight."""
+        wanted: set[tuple[str, str]] = set()
         for partner, allocation in self._allocations.items():
             mine = [e.id for e in batch if any(term.partner == partner for term in e.terms)]
-            wanted |= allocation.keep(mine) if mine else set()
-        return [example for example in batch if example.id in wanted]
+            wanted |= {(name, partner) for name in (allocation.keep(mine) if mine else ())}
+        return [kept for example in batch if (kept := _without(example, wanted)) is not None]
 
     def _after_step(self, log: StepLog) -> None:
         step: ByPartner = {}
@@ -140,6 +146,17 @@ class _Watch:
             self._after.append(_losses(self._party, self._model, batch, self._loss, None))
         for partner, allocation in self._allocations.items():
             allocation.after_step(step.get(partner, {}), round=self._party.round)
+
+
+def _without(example: Example, wanted: set[tuple[str, str]]) -> Example | None:
+    """The example with its wanted terms alone, their weights scaled to the sum that all had."""
+    terms = [term for term in example.terms if (example.id, term.partner) in wanted]
+    if len(terms) == len(example.terms):
+        return example
+    if not terms:
+        return None
+    scale = sum(term.weight for term in example.terms) / sum(term.weight for term in terms)
+    return replace(example, terms=tuple(replace(term, weight=term.weight * scale) for term in terms))
 
 
 def _referenced(
@@ -191,20 +208,11 @@ def _exit(
     party: Party,
     model: LanguageModel,
     examples: Sequence[Example],
-    allocations: Mapping[str, Allocation],
     loss: PairLoss,
     found: Mapping[str, RoundLosses],
 ) -> None:
-    """Losses and likelihoods after training, where a reward needs them; the paper profile does not."""
-    rewards = [allocation.options.reward for allocation in allocations.values()]
-    needed = any(
-        one.profile == "likelihood"
-        or one.mix == "three_term"
-        or one.resolved().round_pairing == "same_set"
-        or one.resolved().batch_pairing == "epoch_delta"
-        for one in rewards
-    )
-    if not needed or not examples:
+    """Losses and likelihoods after training: for rewards that need them, and for everyone's diagnostics."""
+    if not examples:
         return
     log_probs = _log_probs(party, model, examples, "exit pass")
     losses = pair_losses(examples, log_probs, loss)
@@ -283,6 +291,10 @@ def sample_logs(
         partner: paired_gains(losses, allocations[partner].options.reward)
         for partner, losses in learned.losses.items()
     }
+    paper = {
+        partner: batch_gains(losses.steps, allocations[partner].options.reward.next_batch())
+        for partner, losses in learned.losses.items()
+    }
     for pair in pairs:
         allocation, rewarded = allocations[pair.partner], learned.rewarded[pair.partner]
         selection = allocation.selection
@@ -304,6 +316,7 @@ def sample_logs(
                 score=float(selection.total[row]) if scored else None,
                 round_gain=rewarded.round_gain,
                 batch_gain=rewarded.gains.get(pair.id),
+                paper_gain=paper[pair.partner].get(pair.id),
                 paired_gain=paired[pair.partner].get(pair.id),
                 likelihood=likelihood.get(pair.id),
                 reward=rewarded.rewards.get(pair.id),

@@ -64,7 +64,7 @@ class LanguageModel:
         self._base = network
         self.network: Any = _with_adapter(network, lora, seed) if lora else network
         self._reference: State | None = None
-        self._initial = None if lora else _copy(network.state_dict())
+        self._initial = None if lora else self.state()
 
     # -- text <-> ids
 
@@ -149,9 +149,7 @@ class LanguageModel:
 
     def state(self) -> State:
         """A copy of what training may change: the adapter, or all weights."""
-        if self.lora is None:
-            return _copy(self._base.state_dict())
-        return _copy(_adapter(self.network, "default"))
+        return _copy(self._own("default"))
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Put a `state` back.
@@ -189,7 +187,7 @@ class LanguageModel:
             with self.network.disable_adapter():
                 yield
         else:
-            now = _copy(self._base.state_dict())
+            now = self.state()
             self.load_state(self._reference if self._reference is not None else self._initial or {})
             try:
                 yield
@@ -219,8 +217,17 @@ class LanguageModel:
             return self.state()
         return {key: value - self._initial[key] for key, value in self.state().items()}
 
+    def _own(self, adapter: str) -> State:
+        """An adapter's parameters, or all weights, a head that is tied to the embeddings once."""
+        if self.lora is not None:
+            return _adapter(self.network, adapter)
+        whole: State = self._base.state_dict()
+        if self.hf_config.tie_word_embeddings:
+            whole = {key: value for key, value in whole.items() if key != "lm_head.weight"}
+        return whole
+
     def _assign(self, state: Mapping[str, Tensor], adapter: str) -> None:
-        own = self._base.state_dict() if self.lora is None else _adapter(self.network, adapter)
+        own = self._own(adapter)
         for key in own.keys() ^ state.keys():
             raise ModelError(f"weights do not fit the model: '{key}' is on one side only")
         with torch.no_grad():

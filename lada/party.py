@@ -144,8 +144,10 @@ class Party:
         raise ModelError(f"{self.name} has no reference policy yet")
 
     def training(self, kind: str) -> TrainOptions:
-        """Optimiser options of ``local`` or of this party's role, with the party's own overrides."""
+        """Optimiser options of ``local``, or of a role with this party's own overrides."""
         options: TrainOptions = getattr(self.config.training, kind)
+        if kind == "local":
+            return options
         own = self.config.party(self.name)
         changed = {"learning_rate": own.learning_rate, "epochs": own.epochs}
         return options.model_copy(update={key: v for key, v in changed.items() if v is not None})

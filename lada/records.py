@@ -104,8 +104,9 @@ class SampleLog(Record):
         partner: the other party of the pair. selected_by: ``prototypes``, ``filter``, ``all`` or ``random``.
         chosen, rejected: letters of the preferred and the other text.
         exploit, explore, score: filter outputs at selection time (Eqs. 8-10); None in round 1.
-        round_gain, batch_gain, reward: as trained on (Eqs. 5-7). paired_gain: relative gain of the same
-            sample from before to after the round's training (method, section 2.6).
+        round_gain, batch_gain, reward: as trained on (Eqs. 5-7), before a late round gain is known.
+        paper_gain: batch-level gain by the paper's pairing, whatever the profile. paired_gain: relative
+            gain of the same sample from before to after the round's training (method, section 2.6).
         likelihood: mean token log-probability of the preferred text after training (nats).
     """
 
@@ -120,6 +121,7 @@ class SampleLog(Record):
     score: Finite | None = None
     round_gain: Finite | None = None
     batch_gain: Finite | None = None
+    paper_gain: Finite | None = None
     paired_gain: Finite | None = None
     likelihood: Finite | None = None
     reward: Finite | None = None

@@ -23,7 +23,7 @@ def features(seed: int = 0) -> np.ndarray:
 
 
 def begun(**changes: object) -> Allocation:
-    allocation = Allocation(IDS, options(**changes), seed=3)
+    allocation = Allocation(IDS, options(**changes), 3, "server")
     allocation.choose(features(), round=1)
     return allocation
 
@@ -109,7 +109,7 @@ def test_state_restores_everything_bit_for_bit() -> None:
         one.end_round(RoundLosses(entry, steps_of(entry, 0.1)), round=1)
         one.choose(features(1), round=2)
     tensors, values = restored.state()
-    restored = Allocation(IDS, options(), seed=3)
+    restored = Allocation(IDS, options(), 3, "server")
     restored.load(tensors, values)
     entry = losses_of(straight, 0.4)
     for one in (straight, restored):

@@ -118,7 +118,6 @@ SWITCHES = [
     "method.filter.online=true",
     "method.select.rule=topk",
     "method.select.mode=random",
-    "method.select.refine=true",
     "method.cold.mode=medoid",
     "method.features.history=true",
     "method.features.encoder=tfidf",
@@ -152,6 +151,15 @@ def test_weights_change_only_the_server_and_only_where_pairs_overlap(
     one, other = values(found), values(base)
     differing = {key[1] for key in one if one[key] != other[key]}
     assert differing == {SERVER}
+
+
+def test_refinement_leaves_out_pairs_that_the_filter_does_not_want(tmp_path: Path) -> None:
+    wide = ("method.select.min_frac=0.9", "method.filter.learning_rate=0.01")
+    without = metrics(drive(make(tmp_path, *wide)))
+    refined = metrics(drive(make(tmp_path, *wide, "method.select.refine=true")))
+    steps = (2, "client-1", "optimiser_steps")
+    assert refined[steps] <= without[steps]
+    assert refined[2, "client-1", "train_loss"] != without[2, "client-1", "train_loss"]
 
 
 def test_options_of_the_allocation_reach_it() -> None:

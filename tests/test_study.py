@@ -48,7 +48,7 @@ def test_a_missing_party_is_shown_as_missing_not_as_zero() -> None:
 
 
 def test_diagnostics_leave_out_round_one_where_no_filter_chose() -> None:
-    assert "| answer_only | lada (paper) | - | - | - | 0.400 | - | - |" in diagnostics_table(ROWS)
+    assert "| answer_only | lada (paper) | - | - | - | 0.400 | - | - | - |" in diagnostics_table(ROWS)
 
 
 def test_the_csv_reads_back(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def open_allocations(party: Party) -> dict[str, Allocation]:
     seed = derive_seed(party.config.seed, party.name, "allocation")
     found = {}
     for partner in party.partners:
-        found[partner] = Allocation(list(party.public), party.options.allocation, seed)
+        found[partner] = Allocation(list(party.public), party.options.allocation, seed, partner)
         values = party.latest_json(_pair_file(partner))
         if values is not None:
             found[partner].load(party.latest_tensors(_filter_file(partner)) or {}, values)
@@ -226,7 +226,11 @@ def answer(party: Party, ids: Sequence[str]) -> tuple[dict[str, Response], Outbo
     outbox = Outbox()
     outbox.private[OWN_TEXTS] = records_payload(list(texts.values()), "state")
     outbox.private[LENGTHS] = json_payload(lengths, "state")
-    counts = {"responses": float(len(texts)), "responses_dropped": float(len(ids) - len(texts))}
+    again = "" if party.stage.step == "respond" else f"/{party.stage.step}"
+    counts = {
+        f"responses{again}": float(len(texts)),
+        f"responses_dropped{again}": float(len(ids) - len(texts)),
+    }
     outbox.private[METRICS_FILE] = json_payload(counts, "metrics")
     return texts, outbox
 

@@ -29,10 +29,11 @@ def practise(party: Party) -> Outbox:
     """Go on with local training for one round's worth of steps."""
     assert isinstance(party.options, Config)
     client = party.training("client")
-    whole = client.epochs * math.ceil(party.config.data.num_public / client.batch_size)
+    whole = client.epochs * math.ceil(len(party.public) / client.batch_size)
     steps = party.options.steps_per_round or client.max_steps or whole
     local = party.training("local")
-    options = local.model_copy(update={"max_steps": steps})
+    rate = local.learning_rate * local.decay ** (party.round - 1)
+    options = local.model_copy(update={"max_steps": steps, "learning_rate": rate})
     model = party.open_model()
     train_locally(party, model, options)
     outbox = Outbox()

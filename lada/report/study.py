@@ -33,7 +33,15 @@ COLUMNS = (
     "seed",
     "value",
 )
-DIAGNOSTICS = ("selected", "coverage", "chosen_right", "auc_reward", "auc_score", "reward_std")
+DIAGNOSTICS = (
+    "pairs",
+    "coverage",
+    "chosen_right",
+    "auc_reward",
+    "auc_score",
+    "reward_std",
+    "corr_paper_paired",
+)
 
 
 @dataclass(frozen=True)

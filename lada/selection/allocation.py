@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import model_validator
 from torch import Tensor
 
-from lada.config import Options
+from lada.config import Options, derive_seed
 from lada.selection.features import FeatureOptions, SampleHistory, history_features
 from lada.selection.prototypes import ColdOptions, cold_start
 from lada.selection.rewards import (
@@ -32,6 +33,7 @@ from lada.selection.sample_filter import FilterOptions, FilterTuple, SampleFilte
 from lada.selection.select import SelectOptions, refine, select
 
 Array = NDArray[np.float32]
+SELECTION_ARRAYS = ("features", "exploit", "explore", "total", "activations")
 Losses = dict[str, float]
 
 
@@ -44,6 +46,14 @@ class AllocationOptions(Options):
     cold: ColdOptions = ColdOptions()
     features: FeatureOptions = FeatureOptions()
 
+    @model_validator(mode="after")
+    def _online(self) -> AllocationOptions:
+        if self.filter.online and self.reward.resolved().batch_pairing != "next_batch":
+            raise ValueError(
+                "filter.online needs reward.batch_pairing next_batch: no other gain is known during the round"
+            )
+        return self
+
 
 @dataclass
 class Selection:
@@ -52,6 +62,7 @@ class Selection:
     Attributes:
         by: ``prototypes`` (round 1), ``filter``, ``all`` or ``random``.
         features: [n, F] rows as ``ids``; exploit, explore, total: Eq. 10, [n].
+        activations: [n, A] of ExploitNet, ExploreNet's input (Eq. 9), as they were when it selected.
     """
 
     ids: list[str]
@@ -60,6 +71,7 @@ class Selection:
     exploit: Array
     explore: Array
     total: Array
+    activations: Array
 
     def row(self, sample: str) -> int:
         """Row of an id."""
@@ -111,11 +123,13 @@ class Allocation:
     Args:
         ids: of the public set, in the order of feature rows.
         seed: of filter, clusters and draws.
+        partner: the pair's other party; draws differ from pair to pair, clusters do not.
     """
 
     ids: Sequence[str]
     options: AllocationOptions
     seed: int
+    partner: str = ""
     sample_filter: SampleFilter | None = None
     selection: Selection | None = None
     used: set[str] = field(default_factory=set)
@@ -147,7 +161,7 @@ class Allocation:
             chosen = select(
                 (self.ids, scores.total),
                 options,
-                seed=self.seed + round,
+                seed=derive_seed(self.seed, self.partner, round),
                 centre=self.sample_filter.reward_mean,
                 used=self.used,
             )
@@ -155,7 +169,13 @@ class Allocation:
         rows = [place[name] for name in chosen]
         self.used |= set(chosen)
         self.selection = Selection(
-            chosen, by, features[rows], scores.exploit[rows], scores.explore[rows], scores.total[rows]
+            chosen,
+            by,
+            features[rows],
+            scores.exploit[rows],
+            scores.explore[rows],
+            scores.total[rows],
+            self.sample_filter.activations(features[rows]),
         )
         return self.selection
 
@@ -246,7 +266,16 @@ class Allocation:
         for name, reward in rewards.items():
             row = self.selection.row(name)
             exploit = float(self.selection.exploit[row])
-            found.append(FilterTuple(name, self.selection.features[row], reward, exploit, round=round))
+            found.append(
+                FilterTuple(
+                    name,
+                    self.selection.features[row],
+                    reward,
+                    exploit,
+                    round=round,
+                    activations=self.selection.activations[row],
+                )
+            )
         return found
 
     # -- state
@@ -255,7 +284,7 @@ class Allocation:
         """Tensors and JSON values that restore this allocation bit for bit."""
         tensors = {} if self.sample_filter is None else self.sample_filter.state()
         if self.selection is not None:
-            for name in ("features", "exploit", "explore", "total"):
+            for name in SELECTION_ARRAYS:
                 tensors[f"selection.{name}"] = torch.from_numpy(getattr(self.selection, name).copy())
         pending = self._pending
         values = {
@@ -275,9 +304,7 @@ class Allocation:
         self._pending = None if values["pending"] is None else _Pending(**values["pending"])
         if values["ids"] is None:
             return
-        parts = {
-            name: tensors[f"selection.{name}"].numpy() for name in ("features", "exploit", "explore", "total")
-        }
+        parts = {name: tensors[f"selection.{name}"].numpy() for name in SELECTION_ARRAYS}
         self.selection = Selection(list(values["ids"]), values["by"], **parts)
         size = self.selection.features.shape[1]
         self.sample_filter = SampleFilter(size, self.options.filter, seed=self.seed)

@@ -65,6 +65,10 @@ class RewardOptions(Options):
             }
         )
 
+    def next_batch(self) -> RewardOptions:
+        """These options with the paper's pairing of batches, for diagnostics beside any profile."""
+        return self.model_copy(update={"batch_pairing": "next_batch"})
+
 
 PAPER = RewardOptions()
 

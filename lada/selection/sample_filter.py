@@ -138,6 +138,12 @@ class SampleFilter:
         weight = np.float32(self.options.exploration_weight)
         return Scores(exploit_scores, explore_scores, exploit_scores + weight * explore_scores)
 
+    def activations(self, features: Array) -> Array:
+        """ExploitNet's block activations [N, blocks * width], ExploreNet's input, as they are now."""
+        with torch.no_grad():
+            _, found = self.exploit_net(torch.as_tensor(features, dtype=torch.float32))
+        return np.asarray(found.numpy(), dtype=np.float32)
+
     # -- Eqs. 8 and 9
 
     def update(self, tuples: Sequence[FilterTuple]) -> dict[str, float]:
