@@ -38,6 +38,9 @@ $(VENV)/.ready: containers/requirements.lock containers/requirements-test.lock c
 	touch $@
 
 run: $(VENV)/.ready ## run a federation and show its table; again = resume
+ifeq ($(filter inprocess local,$(LAUNCHER)),)
+	$(error LAUNCHER is inprocess or local, not $(LAUNCHER))
+endif
 ifeq ($(LAUNCHER),local)
 	$(BIN)/python -m jobs.drive --launcher local $(RUN_OPTIONS)
 else
@@ -45,6 +48,7 @@ else
 endif
 
 show: $(VENV)/.ready ## the table of a run: make show RUN=runs/<run-id>
+	$(if $(RUN),,$(error name a run: make show RUN=runs/<run-id>))
 	$(BIN)/python -m lada show $(RUN)
 
 methods: $(VENV)/.ready ## what METHOD= takes, with options, defaults and meanings

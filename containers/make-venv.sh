@@ -11,6 +11,7 @@ torch=$(grep '^torch==' "$here/requirements.lock")
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
   { echo "LaDa needs Python 3.11 or newer; name one with PYTHON=<path>" >&2; exit 2; }
+echo "making $venv with $torch and $(wc -l < "$here/requirements.lock") locked packages: some minutes"
 "$python" -m venv "$venv" ||
   { echo "no venv module; on Debian: apt-get install python3-venv" >&2; exit 2; }
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
@@ -23,5 +24,6 @@ else
   pip install "$torch+cpu" 2>/dev/null || pip install "$torch+cpu" --extra-index-url "$torch_index" ||
     { echo "no CPU build of $torch; name an index that has it with TORCH_INDEX=<url>" >&2; exit 2; }
 fi
+echo "torch is installed, now the rest"
 grep -v '^torch==' "$here/requirements.lock" > "$venv/requirements.txt"
 pip install -r "$venv/requirements.txt" -r "$here/requirements-test.lock"

@@ -37,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LadaError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it was", file=sys.stderr)
+        return 130
     shown = subprocess.run([sys.executable, "-m", "lada", "show", str(run.root)], check=False)
     if not worked:
         print("Nothing is left to do: every stage of this run is committed.")

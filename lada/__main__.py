@@ -28,7 +28,7 @@ from lada.plan import read_plan
 from lada.progress import StageReporter, live_display
 from lada.report.summary import print_summary
 from lada.rundir import RunDir
-from lada.runs import is_finished, open_run
+from lada.runs import open_run
 from lada.stage import InProcess, run_stage
 
 
@@ -51,10 +51,6 @@ def _run(options: argparse.Namespace) -> int:
     run, remarks = _open(options)
     for remark in remarks:
         console.print(remark, soft_wrap=True, highlight=False)
-    if is_finished(run):
-        print_summary(run.metrics_csv, console)
-        console.print("Nothing is left to do: every stage of this run is committed.")
-        return 0
     console.print(f"Run folder: {run.root}", soft_wrap=True, highlight=False)
     with lease(run.lease), live_display(console) as live:
 
@@ -65,8 +61,11 @@ def _run(options: argparse.Namespace) -> int:
         plan = read_plan(run)
         report = console.print if live is None else live.console.print
         driver = Driver(run, InProcess(run, reporter), report=lambda line: report(line, highlight=False))
-        driver.drive(rounds=options.until_round)
+        # Also where all is committed: a kill may have come between the last commit and the results.
+        worked = driver.drive(rounds=options.until_round)
     print_summary(run.metrics_csv, console)
+    if not worked:
+        console.print("Nothing is left to do: every stage of this run is committed.")
     return 0
 
 

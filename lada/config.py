@@ -164,7 +164,7 @@ class RunConfig(Options):
     dataset: DatasetOptions
     shots: Literal[0, 1] = 0
     seed: Annotated[int, Field(ge=0)] = 0
-    rounds: Positive
+    rounds: Annotated[int, Field(ge=1, le=99)]
     template: Literal["lab", "plain"]
     parties: tuple[PartyOptions, ...]
     method: dict[str, Any]

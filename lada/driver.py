@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -64,6 +64,7 @@ class Driver:
         self.plan: Plan = read_plan(self.run)
         self.ledger = Ledger(self.run.ledger_jsonl)
         self.public_ids = {question.id for question in self.run.public_questions()}
+        self._early: list[Ended] = []
 
     def drive(self, *, rounds: int | None = None) -> bool:
         """Run every pending stage, or those up to a round.
@@ -89,7 +90,7 @@ class Driver:
         for stage in group:
             self._start(stage)
         while attempts:
-            ended = self.launcher.poll()
+            ended = self._poll(attempts)
             for end in ended:
                 problem = self._accept(end)
                 if problem is None:
@@ -101,6 +102,12 @@ class Driver:
                 self._start(end.stage)
             if not ended:
                 time.sleep(self.poll_seconds)
+
+    def _poll(self, wanted: Collection[Stage]) -> list[Ended]:
+        """What ended of the wanted stages; the end of another group's stage waits for that group."""
+        ended = [*self._early, *self.launcher.poll()]
+        self._early = [end for end in ended if end.stage not in wanted]
+        return [end for end in ended if end.stage in wanted]
 
     def _next(self, rounds: int | None) -> tuple[Stage, ...] | None:
         group = next(self.plan.pending(self.run.is_committed), None)
@@ -118,7 +125,8 @@ class Driver:
             sweep(self.run, party)
         for group in self.plan.groups():
             for stage in group:
-                if self.run.is_committed(stage) and self._refused(stage) is None:
+                # A folder without a manifest is no commit, but stands in the way of one.
+                if self.run.commit(stage).exists() and self._refused(stage) is None:
                     self._publish(stage)
 
     def _publish(self, stage: Stage) -> None:

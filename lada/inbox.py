@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
 from lada.config import SERVER, RunConfig
 from lada.exchange import Message, inbox_messages, message_records, read_message
+from lada.payloads import Origin
 from lada.plan import Plan
 from lada.records import Record
 from lada.rundir import RunDir, Stage, sha256
@@ -24,24 +25,35 @@ class Inbox:
     def __init__(self, run: RunDir, config: RunConfig, plan: Plan, stage: Stage) -> None:
         self._run, self._limits = run, config.exchange
         self._hash = sha256(run.run_yaml.read_bytes())
-        senders = [party.name for party in config.parties if party.name != stage.party]
-        self._index = inbox_messages(run, stage.party, senders, reversed(plan.before(stage)))
+        self._stage, self._earlier = stage, list(reversed(plan.before(stage)))
+        self._takes_part = {(step.name, role) for step in plan.steps for role in step.roles}
         self._open: dict[tuple[str, str, str], Message] = {}
         self._legal_ids = {question.id for question in run.public_questions()}
         self.read: dict[str, str] = {}
 
-    def latest(self, sender: str, name: str, kind: type[R]) -> list[R]:
-        """Records of the newest message of a sender that holds a file of this name; empty if there is none.
+    def latest(self, sender: str, name: str, kind: type[R], *, steps: Collection[str]) -> list[R]:
+        """Records that a sender addressed to this party in the newest earlier stage of the named steps.
+
+        Args:
+            name: of the file in the message.
+            steps: names of steps in which this file is sent.
 
         Raises:
-            ExchangeError: when that message, or its file, is not what it should be.
+            ExchangeError: check ``missing`` when that stage's message or file is not there (an older one
+                never stands in for it), else when it is not what it should be.
         """
-        for key in self._index:
-            if key[0] != sender:
+        role = "server" if sender == SERVER else "client"
+        for stage in self._earlier:
+            step = stage.split("-", 1)[1]
+            if step not in steps or (step, role) not in self._takes_part:
                 continue
-            message = self._message(key)
-            if name in message.contents:
-                return message_records(message, name, kind, limits=self._limits, legal_ids=self._legal_ids)
+            for key in inbox_messages(self._run, self._stage.party, [sender], [stage]):
+                message = self._message(key)
+                if name in message.contents:
+                    return message_records(
+                        message, name, kind, limits=self._limits, legal_ids=self._legal_ids
+                    )
+            raise Origin(sender, stage, name).error("missing", f"nothing for {self._stage.party} is there")
         return []
 
     def _message(self, key: tuple[str, str, str]) -> Message:

@@ -22,7 +22,7 @@ from lada.models import LanguageModel, State, load_model, state_hash
 from lada.plan import Plan
 from lada.prompts import prompt
 from lada.records import Item, Question, Record, dump_jsonl, read_jsonl
-from lada.rundir import RunDir, Stage, sha256
+from lada.rundir import RunDir, Stage, parse_stage, sha256
 
 MODEL_FILE = "state/model.safetensors"
 ADAPTER_FILE = "adapter.safetensors"
@@ -137,7 +137,7 @@ class Party:
     def _reference(self) -> bytes:
         """The state that local fine-tuning left: the client's reference policy in all rounds."""
         for name in self._earlier:
-            stage = Stage(int(name[1:3]), name.split("-", 1)[1], self.name)
+            stage = parse_stage(name, self.name)
             folder = self.run.commit(stage)
             if (folder / MODEL_FILE).is_file():
                 return _verified(folder, MODEL_FILE, stage)

@@ -6,7 +6,6 @@ A prompt ends where the response begins; a response is stored stripped and joine
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lada.records import LETTERS, Item, Question
@@ -110,8 +109,3 @@ def option_text(item: Item) -> str:
 def join(response: str, template: str = "lab") -> str:
     """A stored response as the text that follows the prompt."""
     return TEMPLATES[template].join + response.strip()
-
-
-def joined(responses: Sequence[str], template: str = "lab") -> list[str]:
-    """`join` for several responses."""
-    return [join(response, template) for response in responses]

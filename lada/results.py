@@ -61,9 +61,14 @@ def write_metrics(run: RunDir, config: RunConfig, plan: Plan) -> None:
     for number, party, metric, value in rows:
         writer.writerow([*head, number, party, config.party(party).model, metric, repr(float(value))])
     crash_point("metrics.before-replace")
-    write_atomic(run.metrics_csv, text.getvalue())
+    _write_changed(run.metrics_csv, text.getvalue())
     crash_point("metrics.replaced")
-    write_atomic(run.timings_csv, _timings(run))
+    _write_changed(run.timings_csv, _timings(run))
+
+
+def _write_changed(path: Path, text: str) -> None:
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_atomic(path, text)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from lada.errors import ChangedError, ConfigError
 from lada.exchange import exchange_root
 from lada.faults import crash_point
 from lada.lab import weights_folder
+from lada.lease import lease
 from lada.method import load_method, make_plan
 from lada.plan import read_plan
 from lada.records import Item, Record, dump_jsonl
@@ -48,7 +49,8 @@ def open_run(
     config = resolve_run(found)
     run = RunDir(runs / config.run_id)
     if fresh and run.root.exists():
-        _set_aside(run.root)
+        with lease(run.lease):  # not under the feet of a driver that is at work
+            _set_aside(run.root)
     now = provenance.collect(_weights(config))
     if not run.run_yaml.is_file():
         return run, _create(run, config, now)
@@ -122,8 +124,8 @@ def _write_data(run: RunDir, config: RunConfig, federation: Federation) -> None:
             "sha256": sha256(text.encode()),
             "ids": [getattr(record, "id", "") for record in records],
         }
-    notes = {key: value for key, value in federation.notes.items() if key != "warnings"}
-    manifest = {"dataset": config.dataset.name, "files": files, "notes": json.loads(json.dumps(notes))}
+    notes = json.loads(json.dumps(federation.notes))
+    manifest = {"dataset": config.dataset.name, "files": files, "notes": notes}
     write_atomic(run.root / "sealed" / "manifest.json", dump_json(manifest))
 
 
@@ -141,13 +143,3 @@ def _set_aside(root: Path) -> None:
     while (target := root.with_name(f"{root.name}.old-{number}")).exists():
         number += 1
     root.rename(target)
-
-
-def is_finished(run: RunDir) -> bool:
-    """Whether every stage of a run is committed."""
-    return next(read_plan(run).pending(run.is_committed), None) is None
-
-
-def run_config(run: RunDir) -> RunConfig:
-    """The configuration of an existing run."""
-    return read_run(run.root)

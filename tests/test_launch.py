@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -28,8 +29,8 @@ def make(runs: Path, *settings: str) -> RunDir:
 
 @pytest.mark.slow
 def test_local_launcher_gives_the_same_metrics_bit_for_bit(tmp_path: Path) -> None:
-    expected = drive(make(tmp_path / "a", "rounds=1"))
-    run = make(tmp_path / "b", "rounds=1")
+    expected = drive(make(tmp_path / "a"))
+    run = make(tmp_path / "b")
     Driver(run, Local(run)).drive()
     assert run.metrics_csv.read_bytes() == expected.metrics_csv.read_bytes()
     assert (run.root / "logs" / "client-1").is_dir()
@@ -56,13 +57,18 @@ def test_a_job_that_is_killed_counts_as_ended_without_an_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make(tmp_path, "rounds=1")
-    sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
+    pid_file = tmp_path / "pid"
+    write = "pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))"
+    code = f"import os, pathlib, sys, time\n{write}\ntime.sleep(600)"
+    sleeper = [sys.executable, "-c", code, str(pid_file)]
     monkeypatch.setattr("jobs.launch.step_command", lambda *_: sleeper)
     launcher = Local(run, width=1)
     launcher.start(Stage(0, "prepare", "server"), "01-x")
-    launcher._live[0].job.cancel()
-    subprocess.run(["pkill", "-9", "-f", "time.sleep(600)"], check=False)
     deadline = time.monotonic() + 60
+    while not (pid_file.is_file() and pid_file.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(int(pid_file.read_text()), signal.SIGKILL)
     while not (ended := launcher.poll()):
         assert time.monotonic() < deadline
         time.sleep(0.05)

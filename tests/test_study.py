@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lada.config import layers, resolve
+from lada.errors import DataError
 from lada.report.study import Row, accuracy_table, arm_name, diagnostics_table, read_csv, write_csv
 from lada.runs import resolve_run
 
@@ -36,19 +37,24 @@ ROWS = [
 
 def test_accuracies_are_means_over_seeds_of_the_last_round() -> None:
     table = accuracy_table(ROWS)
-    assert "| base model (as it came) | 45.0 ± 2.5 | 2 |" in table
-    assert "| standalone | 25.0 ± 2.5 | 2 |" in table
-    assert "| lada (paper) | 60.0 ± 5.0 | 1 |" in table
-    assert "client-1 model-x" in table and "`answer_only`" in table
+    assert "| - | base model (as it came) | 45.0 ± 2.5 | 2 |" in table
+    assert "| answer_only | standalone | 25.0 ± 2.5 | 2 |" in table
+    assert "| answer_only | lada (paper) | 60.0 ± 5.0 | 1 |" in table
+    assert "client-1 model-x" in table
 
 
 def test_a_missing_party_is_shown_as_missing_not_as_zero() -> None:
     table = accuracy_table([*ROWS, row("lada (paper)", "accuracy", 0.5, party="client-2")])
-    assert "| standalone | 25.0 ± 2.5 | - | 2 |" in table
+    assert "| answer_only | standalone | 25.0 ± 2.5 | - | 2 |" in table
 
 
 def test_diagnostics_leave_out_round_one_where_no_filter_chose() -> None:
     assert "| answer_only | lada (paper) | - | - | - | 0.400 | - | - | - |" in diagnostics_table(ROWS)
+
+
+def test_two_runs_in_one_cell_are_refused() -> None:
+    with pytest.raises(DataError, match="two runs of standalone, seed 0"):
+        accuracy_table([*ROWS, row("standalone", "accuracy", 0.9)])
 
 
 def test_the_csv_reads_back(tmp_path: Path) -> None:

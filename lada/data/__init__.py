@@ -48,7 +48,7 @@ class Federation:
         test: client -> items.
         public: shared items; only their questions leave the host side, the rest is sealed.
         demo: the one-shot example: has a rationale, lies outside all parts.
-        notes: counts and warnings for data/manifest.json (e.g. rows dropped by reason, sizes shrunk).
+        notes: counts and warnings for sealed/manifest.json (e.g. rows dropped by reason, sizes shrunk).
     """
 
     train: dict[str, list[Item]]

@@ -35,6 +35,8 @@ from lada.selection.allocation import Allocation, AllocationOptions
 from lada.selection.features import prompt_features
 
 IDS, TEXTS, REWARDS = "ids.jsonl", "responses.jsonl", "rewards.jsonl"
+SELECTING, ANSWERING = ("prepare", "learn", "teach"), ("respond", "renew")
+"""Steps that send ids, and steps that send texts."""
 OWN_TEXTS = "state/own_responses.jsonl"
 LENGTHS = "state/public_lengths.json"
 
@@ -126,7 +128,7 @@ def renew(party: Party) -> Outbox:
 
 def _respond(party: Party, mine: Mapping[str, Sequence[str]]) -> Outbox:
     asked = {
-        partner: [record.id for record in party.inbox.latest(partner, IDS, SampleId)]
+        partner: [record.id for record in party.inbox.latest(partner, IDS, SampleId, steps=SELECTING)]
         for partner in party.partners
     }
     wanted = sorted(set().union(*mine.values(), *asked.values()))
@@ -239,7 +241,10 @@ def received_pairs(party: Party, allocations: Mapping[str, Allocation]) -> list[
     """Pairs of what this party selected: the partner's text from the inbox against its own."""
     content = party.latest(OWN_TEXTS)
     own = parse_jsonl(Response, (content or b"").decode(), source=OWN_TEXTS)
-    theirs = {partner: by_id(party.inbox.latest(partner, TEXTS, Response)) for partner in party.partners}
+    theirs = {
+        partner: by_id(party.inbox.latest(partner, TEXTS, Response, steps=ANSWERING))
+        for partner in party.partners
+    }
     for partner, texts in theirs.items():
         _note_confidence(allocations[partner], texts)
     return text_pairs(selected(allocations), theirs, by_id(own))

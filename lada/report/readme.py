@@ -45,7 +45,7 @@ def _model_line(manifest: dict[str, Any], dataset: str) -> str:
         dataset,
         scenarios,
         f"{found['one_shot']['accuracy'] - found['zero_shot']['accuracy']:+.1f}",
-        f"{found['zero_shot']['unparsed']:.1f}",
+        f"{100 * found['zero_shot']['unparsed']:.1f}",
         f"{found['letter']['accuracy']:.1f}",
         f"{found['steps']['accuracy']:.1f}",
         *(_share(writing.get(key)) for key in ("well_formed", "right_answer")),

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lada.config import RunConfig, read_run
+from lada.errors import DataError
 from lada.plan import read_plan
 from lada.results import read_metrics
 from lada.rundir import RunDir, write_atomic
@@ -131,37 +132,35 @@ def _parse(row: dict[str, str]) -> Row:
 
 
 def accuracy_table(rows: Sequence[Row]) -> str:
-    """Markdown: one table per scenario, dataset, setting and local target."""
+    """Markdown: one table per scenario, dataset and setting, both local targets in it."""
     blocks = []
-    keys = sorted({(row.scenario, row.dataset, row.shots, row.target) for row in rows})
-    for scenario, dataset, shots, target in keys:
-        mine = [
-            r
-            for r in rows
-            if (r.scenario, r.dataset, r.shots, r.target) == (scenario, dataset, shots, target)
-        ]
+    for scenario, dataset, shots in sorted({(row.scenario, row.dataset, row.shots) for row in rows}):
+        mine = [r for r in rows if (r.scenario, r.dataset, r.shots) == (scenario, dataset, shots)]
         setting = "one-shot" if shots else "zero-shot"
-        blocks.append(f"**Scenario {scenario}, {dataset}, {setting}, local target `{target}`**\n")
-        blocks.append(_arms_table(mine))
+        blocks.append(f"**Scenario {scenario}, {dataset}, {setting}**\n\n{_arms_table(mine)}")
     return "\n".join(blocks)
 
 
 def _arms_table(rows: Sequence[Row]) -> str:
     parties = sorted({row.party for row in rows}, key=lambda name: (name == "server", name))
     models = {row.party: row.model.rpartition("/")[2] for row in rows}
-    head = "| arm | " + " | ".join(f"{party} {models[party]}" for party in parties) + " | seeds |"
-    lines = [head, "|---" * (len(parties) + 2) + "|"]
-    base = [row for row in rows if row.arm == "standalone"] or list(rows)
-    lines.append(_line("base model (as it came)", base, parties, "accuracy_base", last=False))
-    for arm in sorted({row.arm for row in rows}, key=lambda name: (not name.startswith("standalone"), name)):
-        lines.append(_line(arm, [row for row in rows if row.arm == arm], parties, "accuracy", last=True))
+    head = " | ".join(f"{party} {models[party]}" for party in parties)
+    lines = [f"| local target | arm | {head} | seeds |", "|---" * (len(parties) + 3) + "|"]
+    base = [row for row in rows if row.arm == "standalone" and row.target == rows[0].target] or list(rows)
+    lines.append(_line("-", "base model (as it came)", base, parties, "accuracy_base"))
+    arms = sorted(
+        {(row.target, row.arm) for row in rows}, key=lambda key: (key[0], key[1] != "standalone", key[1])
+    )
+    for target, arm in arms:
+        mine = [row for row in rows if (row.target, row.arm) == (target, arm)]
+        lines.append(_line(target, arm, mine, parties, "accuracy"))
     return "\n".join(lines) + "\n"
 
 
-def _line(name: str, rows: Sequence[Row], parties: Sequence[str], metric: str, *, last: bool) -> str:
+def _line(target: str, arm: str, rows: Sequence[Row], parties: Sequence[str], metric: str) -> str:
     cells, seeds = [], 0
     for party in parties:
-        values, errors = _last(rows, party, metric, last), _last(rows, party, f"{metric}_se", last)
+        values, errors = _last(rows, party, metric), _last(rows, party, f"{metric}_se")
         seeds = max(seeds, len(values))
         if not values:
             cells.append("-")
@@ -169,15 +168,22 @@ def _line(name: str, rows: Sequence[Row], parties: Sequence[str], metric: str, *
         mean = sum(values) / len(values)
         error = math.sqrt(sum(e * e for e in errors)) / len(values) if errors else 0.0
         cells.append(f"{100 * mean:.1f} ± {100 * error:.1f}")
-    return f"| {name} | " + " | ".join(cells) + f" | {seeds} |"
+    return f"| {target} | {arm} | " + " | ".join(cells) + f" | {seeds} |"
 
 
-def _last(rows: Sequence[Row], party: str, metric: str, last: bool) -> list[float]:
+def _last(rows: Sequence[Row], party: str, metric: str) -> list[float]:
+    """The last round's value of every seed.
+
+    Raises:
+        DataError: when two runs claim the same cell, since they must differ in something not shown.
+    """
     by_seed: dict[int, dict[int, float]] = defaultdict(dict)
     for row in rows:
         if row.party == party and row.metric == metric:
+            if row.round in by_seed[row.seed]:
+                raise DataError(f"two runs of {row.arm}, seed {row.seed}, {party}: they differ unseen")
             by_seed[row.seed][row.round] = row.value
-    return [values[max(values) if last else min(values)] for _, values in sorted(by_seed.items())]
+    return [values[max(values)] for _, values in sorted(by_seed.items())]
 
 
 def diagnostics_table(rows: Sequence[Row]) -> str:

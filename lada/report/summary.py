@@ -13,6 +13,10 @@ from rich.table import Table
 from lada.results import read_metrics
 
 LAB_NOTE = "Lab tier: tiny stand-ins of the models, pre-trained in this project. No real weights were run."
+TARGET_NOTE = (
+    "`local only` depends on local.target: with answer_only it costs the reasoning that distillation brings\n"
+    "back; compare with the model as it came, and with local.target=self_rationale (README, Results)."
+)
 FOREIGN_NOTE = "These models were not trained for this dataset: expect accuracies near chance (25 %)."
 Values = Mapping[tuple[int, str, str], float]
 
@@ -87,7 +91,7 @@ def _footer(head: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], metrics_
         f"Exchanged in all: {listed or 'nothing'}.",
     ]
     if head["tier"] == "lab":
-        lines.append(LAB_NOTE)
+        lines += [LAB_NOTE, TARGET_NOTE]
         if not head["dataset"].startswith("lab-"):
             lines.append(FOREIGN_NOTE)
     return [*lines, f"Results: {metrics_csv}", f"Everything else: {metrics_csv.parent}"]
