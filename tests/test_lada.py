@@ -74,6 +74,23 @@ def test_learn_publishes_rewards_and_the_weight_delta(three_clients: RunDir) -> 
     assert (three_clients.root / "exchange" / SERVER / "all" / "r01-learn" / "rewards.jsonl").is_file()
 
 
+def test_metered_bytes_are_the_bytes_on_disk(three_clients: RunDir) -> None:
+    """Property 18 and oracle 10: the byte account's sum is what lies in the exchange, kind by kind."""
+    files = [path for path in (three_clients.root / "exchange").rglob("*") if path.is_file()]
+    on_disk = sum(path.stat().st_size for path in files if path.name != "manifest.json")
+    metered = {key: value for key, value in metrics(three_clients).items() if "bytes_sent/" in key[2]}
+    assert sum(metered.values()) == on_disk > 0
+    for kind, name in (("ids", "ids.jsonl"), ("responses", "responses.jsonl"), ("rewards", "rewards.jsonl")):
+        expected = sum(path.stat().st_size for path in files if path.name == name)
+        assert sum(value for key, value in metered.items() if key[2].endswith(f"/{kind}")) == expected
+
+
+def test_no_metric_stands_twice_in_the_results(tmp_path: Path) -> None:
+    run = drive(make(tmp_path, "method.schedule=server_last"))
+    lines = [line.rsplit(",", 1)[0] for line in run.metrics_csv.read_text().splitlines()]
+    assert len(lines) == len(set(lines))
+
+
 def test_publication_can_be_turned_off_and_large_deltas_become_a_hash(tmp_path: Path) -> None:
     quiet = make(tmp_path, "exchange.publish_adapters=false", "exchange.publish_rewards=false", "rounds=1")
     drive(quiet)
