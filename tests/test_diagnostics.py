@@ -62,7 +62,7 @@ def test_a_rounds_figures_by_hand() -> None:
     ]
     found = filter_metrics(logs, ANSWERS, seen)
     assert seen == {"q1", "q2", "q3"}
-    assert found["selected"] == 3
+    assert found["pairs"] == 3
     assert found["coverage"] == 0.75
     assert found["chosen_right"] == pytest.approx(1 / 3)
     assert found["letters_agree"] == pytest.approx(2 / 3)
@@ -75,12 +75,12 @@ def test_a_rounds_figures_by_hand() -> None:
 
 
 def test_what_is_not_defined_is_left_out() -> None:
-    assert filter_metrics([], ANSWERS, set()) == {"selected": 0.0, "coverage": 0.0}
+    assert filter_metrics([], ANSWERS, set()) == {"pairs": 0.0, "coverage": 0.0}
     alone = filter_metrics([log("q1", "A", "B")], ANSWERS, set())
-    assert set(alone) == {"selected", "coverage", "chosen_right", "letters_agree", "same_text"}
+    assert set(alone) == {"pairs", "coverage", "chosen_right", "letters_agree", "same_text"}
 
 
 def test_gains_are_compared_where_both_are_known() -> None:
-    logs = [log(f"q{n}", "A", batch_gain=float(n), paired_gain=float(2 * n)) for n in (1, 2, 3)]
-    logs.append(log("q4", "A", batch_gain=-9.0))
+    logs = [log(f"q{n}", "A", paper_gain=float(n), paired_gain=float(2 * n)) for n in (1, 2, 3)]
+    logs.append(log("q4", "A", paper_gain=-9.0))
     assert filter_metrics(logs, ANSWERS, set())["corr_paper_paired"] == pytest.approx(1.0)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lada.answers import extract_letter
-from lada.prompts import TEMPLATES, answer_only, join, joined, option_text, prompt, render_question, solution
+from lada.prompts import TEMPLATES, answer_only, join, option_text, prompt, render_question, solution
 from lada.records import Item, Question
 
 ITEM = Item(
@@ -75,4 +75,4 @@ def test_targets_hold_what_they_should() -> None:
 
 
 def test_responses_are_joined_stripped() -> None:
-    assert joined(["  a ", "b\n"]) == [" a", " b"]
+    assert [join("  a "), join("b\n")] == [" a", " b"]
