@@ -53,7 +53,7 @@ def _table(head: Mapping[str, Any], values: Values, models: Mapping[str, str], l
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in ("party", "model"):
         table.add_column(name, no_wrap=True)
-    after = f"{head['method']},\nround {last}" if last else "rounds\nnone"
+    after = f"after\nround {last}" if last else "after\nrounds"
     for name in ("as it\ncame", "local\nonly", after, "no\nletter", "sent\nkB"):
         table.add_column(name, justify="right", no_wrap=True)
     for party, model in sorted(models.items(), key=lambda pair: (pair[0] != "server", pair[0])):
@@ -102,7 +102,9 @@ def _percent(values: Values, number: int, party: str, metric: str) -> str:
     error = values.get((number, party, f"{metric}_se"))
     if value is None:
         return "-"
-    return f"{100 * value:.1f} ±{100 * error:.1f}" if error is not None else f"{100 * value:.1f}"
+    if error is None:
+        return f"{100 * value:.1f}"
+    return f"{100 * value:.1f} ±{100 * error:.{1 if error < 0.0995 else 0}f}"
 
 
 def _plain(value: float | None) -> str:
