@@ -28,6 +28,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PartyName = Annotated[str, Field(pattern=r"^(server|client-[1-9][0-9]?)$")]
 SERVER = "server"
+ORACLE = "oracle"
+"""Value of a method's option that has the public questions' answers read; see `RunConfig.opens_answers`."""
 
 
 class Options(BaseModel):
@@ -112,6 +114,10 @@ class GenerationOptions(Options):
     max_new_tokens: Positive = 96
     temperature: Rate = 0.0
     batch_size: Positive = 64
+    top_k: Positive | None = None
+    """Sample from this many likeliest tokens alone; None: from all."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Sample from the likeliest tokens that together hold this share of the probability."""
 
 
 class LoraOptions(Options):
@@ -209,10 +215,37 @@ class RunConfig(Options):
         raise ConfigError(f"no party '{name}'; legal: {', '.join(p.name for p in self.parties)}")
 
     @property
+    def opens_answers(self) -> bool:
+        """Whether an option of the method is ``oracle``.
+
+        Then, and only then, every party is given the public questions' answers.
+        """
+        return any(value == ORACLE for key, value in nested(self.method) if key not in ("name", "replay"))
+
+    @property
+    def method_label(self) -> str:
+        """What results call the method: its name, and that the answers were read where they were."""
+        return f"{self.method['name']}-{ORACLE}" if self.opens_answers else str(self.method["name"])
+
+    @property
+    def replayed(self) -> str | None:
+        """The run whose selections this run is given (an option ``replay`` of the method), if any."""
+        found = [value for key, value in nested(self.method) if key == "replay" and value is not None]
+        return str(found[0]) if found else None
+
+    @property
     def run_id(self) -> str:
         """Readable label plus 8 hex digits of the resolved configuration's hash."""
-        label = f"{self.scenario}-{self.method['name']}-{self.dataset.name}"
+        label = f"{self.scenario}-{self.method_label}-{self.dataset.name}"
         return f"{label}-{self.shots}shot-s{self.seed}-{config_hash(self)[:8]}"
+
+
+def nested(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every key of a mapping and of the mappings in it, with its value."""
+    for key, value in content.items():
+        yield key, value
+        if isinstance(value, Mapping):
+            yield from nested(value)
 
 
 def config_hash(config: RunConfig) -> str:

@@ -20,17 +20,20 @@ class Generated:
     """One response.
 
     Attributes:
-        text: stripped, without EOS.
+        text: the whole response, what was given of it included; stripped, without EOS and stop string.
         num_tokens: generated tokens, EOS included.
-        finished: False when ``max_new_tokens`` ended it, or when the prompt was too long to be answered.
+        finished: whether it ended by itself; False when ``max_new_tokens`` or a stop string ended it, or
+            when the prompt was too long to be answered.
         confidence: mean log-probability (nats, temperature 1) of the generated tokens; that of a uniform
             guess where there is none.
+        stopped: whether a stop string ended it.
     """
 
     text: str
     num_tokens: int
     finished: bool
     confidence: float
+    stopped: bool = False
 
 
 def generate(
@@ -38,9 +41,11 @@ def generate(
     prompts: Sequence[str],
     options: GenerationOptions,
     *,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     expected_lengths: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    partials: Sequence[str] | None = None,
+    stops: Sequence[str | None] | None = None,
 ) -> list[Generated]:
     """Answer prompts with the policy, its adapter merged.
 
@@ -51,15 +56,22 @@ def generate(
 
     Args:
         options: greedy where ``temperature`` is 0.
+        seed: of all prompts, or one per prompt: then a response does not depend on its place either.
         expected_lengths: tokens per prompt, e.g. of the last round; None: by the prompts' lengths.
         progress: called with (finished, all) prompts.
+        partials: the beginning of each response, as it follows the prompt; tokenised apart from the prompt.
+        stops: per prompt a text that ends the response, once something visible stands before it.
 
     Returns:
         One response per prompt, in order.
     """
-    ids = [model.prompt_ids(prompt) for prompt in prompts]
+    begun = partials or [""] * len(prompts)
+    given = [model.response_ids(text, finished=False) if text else [] for text in begun]
+    ids = [model.prompt_ids(prompt) + own for prompt, own in zip(prompts, given, strict=True)]
+    stop_at = stops or [None] * len(prompts)
+    seeds = [derive_seed(seed, "generate", i) for i in range(len(ids))] if isinstance(seed, int) else seed
     expected = [len(one) for one in ids] if expected_lengths is None else list(expected_lengths)
-    assert len(expected) == len(prompts), "one expected length per prompt"
+    assert len(expected) == len(seeds) == len(stop_at) == len(prompts), "one value per prompt"
     room = model.max_positions - options.max_new_tokens
     queue = [index for index in range(len(ids)) if len(ids[index]) <= room]
     queue.sort(key=lambda index: (expected[index], len(ids[index])))
@@ -72,8 +84,9 @@ def generate(
             if queue and decoder.wants_rows():
                 free = options.batch_size - len(decoder.rows)
                 new, queue = queue[: -free - 1 : -1], queue[:-free]
-                limit = options.max_new_tokens
-                decoder.admit([_Row(i, ids[i], limit, _draws(options, seed, i)) for i in new])
+                decoder.admit(
+                    [_Row(i, ids[i], given[i], stop_at[i], options, _draws(options, seeds[i])) for i in new]
+                )
             else:
                 decoder.step()
             for row in decoder.retire():
@@ -84,21 +97,26 @@ def generate(
     return results
 
 
-def _draws(options: GenerationOptions, seed: int, index: int) -> Tensor | None:
+def _draws(options: GenerationOptions, seed: int) -> Tensor | None:
     """One uniform number per token of a prompt's response: what sampling needs, whatever the batch."""
     if options.temperature == 0:
         return None
-    generator = torch.Generator().manual_seed(derive_seed(seed, "generate", index))
+    generator = torch.Generator().manual_seed(seed)
     return torch.rand(options.max_new_tokens, generator=generator, dtype=torch.float64)
 
 
 @dataclass
 class _Row:
-    """A prompt that is being answered; its newest token is not yet in the cache."""
+    """A prompt that is being answered; its newest token is not yet in the cache.
+
+    ``prompt`` ends with ``given``, the tokens of the response that were there before.
+    """
 
     index: int
     prompt: list[int]
-    limit: int
+    given: list[int]
+    stop: str | None
+    options: GenerationOptions
     draws: Tensor | None
     tokens: list[int] = field(default_factory=list)
     total: float = 0.0
@@ -107,10 +125,27 @@ class _Row:
     def cached(self) -> int:
         return len(self.prompt) + len(self.tokens) - 1
 
+    def ended(self, model: LanguageModel) -> bool:
+        if self.tokens[-1] == model.eos_id or len(self.tokens) >= self.options.max_new_tokens:
+            return True
+        return self.stop is not None and self._beyond_stop(model) > 0
+
     def result(self, model: LanguageModel) -> Generated:
         finished = self.tokens[-1] == model.eos_id
-        text = model.text(self.tokens[:-1] if finished else self.tokens).strip()
-        return Generated(text, len(self.tokens), finished, self.total / len(self.tokens))
+        text = model.text(self.given + (self.tokens[:-1] if finished else self.tokens))
+        beyond = self._beyond_stop(model)
+        text = text[: len(text) - beyond].strip()
+        count = len(self.tokens)
+        return Generated(text, count, finished and not beyond, self.total / count, stopped=beyond > 0)
+
+    def _beyond_stop(self, model: LanguageModel) -> int:
+        """Characters from the stop string on; 0 where it does not stand in what was generated."""
+        if self.stop is None:
+            return 0
+        text = model.text(self.tokens)
+        blank = len(text) - len(text.lstrip())
+        place = text.find(self.stop, blank + 1)
+        return 0 if place < 0 else len(text) - place
 
 
 class _Decoder:
@@ -147,8 +182,7 @@ class _Decoder:
 
     def retire(self) -> list[_Row]:
         """Take out rows that are finished; the last rows move into their places."""
-        eos = self._model.eos_id
-        ended = [i for i, r in enumerate(self.rows) if r.tokens[-1] == eos or len(r.tokens) >= r.limit]
+        ended = [place for place, row in enumerate(self.rows) if row.ended(self._model)]
         gone = [self.rows[place] for place in ended]
         for place in reversed(ended):
             self._cache.move_row(len(self.rows) - 1, place)
@@ -181,14 +215,35 @@ class _Decoder:
         top, best = scores.max(1, keepdim=True)
         if self._options.temperature > 0:
             draws = [row.draws[len(row.tokens)] for row in rows if row.draws is not None]
-            best = _sample(scores, self._options.temperature, torch.stack(draws).to(scores.device))
+            options, drawn = self._options, torch.stack(draws).to(scores.device)
+            best = _sample(scores, options.temperature, drawn, top_k=options.top_k, top_p=options.top_p)
         chosen = scores.gather(1, best) - top
         total = scores.sub_(top).exp_().sum(1, keepdim=True)
         return best[:, 0], (chosen - total.log())[:, 0]
 
 
-def _sample(scores: Tensor, temperature: float, draws: Tensor) -> Tensor:
+def _sample(
+    scores: Tensor, temperature: float, draws: Tensor, *, top_k: int | None = None, top_p: float = 1.0
+) -> Tensor:
     """Tokens [rows, 1] by inversion: the first one whose cumulative probability exceeds the draw."""
-    cumulative = F.softmax(scores / temperature, dim=1, dtype=torch.float64).cumsum(1)
+    probabilities = F.softmax(scores / temperature, dim=1, dtype=torch.float64)
+    if top_k is not None or top_p < 1:
+        probabilities = _likeliest(probabilities, top_k, top_p)
+    cumulative = probabilities.cumsum(1)
     wanted = draws[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, wanted, right=True).clamp_(max=scores.shape[1] - 1)
+
+
+def _likeliest(probabilities: Tensor, top_k: int | None, top_p: float) -> Tensor:
+    """``probabilities`` [rows, V] with 0 for all but the ``top_k`` likeliest, then all but a share ``top_p``.
+
+    Kept is the smallest set of tokens that holds at least the share ``top_p`` of what ``top_k`` left; tokens
+    as likely as the last one that is kept are kept too.
+    """
+    vocabulary = probabilities.shape[1]
+    ranked = probabilities.topk(min(top_k or vocabulary, vocabulary), dim=1).values
+    before = ranked.cumsum(1) - ranked
+    outside = before >= top_p * ranked.sum(1, keepdim=True)
+    outside[:, 0] = False
+    least = ranked.masked_fill(outside, torch.inf).amin(1, keepdim=True)
+    return probabilities.masked_fill(probabilities < least, 0.0)
