@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from lada.answers import extract_letter
 from lada.models import LanguageModel
 from lada.party import Party
 from lada.prompts import join
@@ -52,6 +53,20 @@ def text_pairs(
         if name in theirs[partner] and name in own
     ]
     return sorted(found, key=lambda pair: (pair.id, pair.partner))
+
+
+def right_texts(party: Party, texts: Mapping[str, Response]) -> set[str]:
+    """Ids whose text gives the sealed answer: for modes named ``oracle`` alone.
+
+    Raises:
+        ConfigError: in any other run.
+    """
+    answers = party.answers
+    return {
+        name
+        for name, text in texts.items()
+        if extract_letter(text.text, party.public[name].options) == answers[name]
+    }
 
 
 def make_examples(

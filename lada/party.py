@@ -15,13 +15,13 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from lada.config import SERVER, Options, RunConfig, TrainOptions, derive_seed
-from lada.errors import ExchangeError, ModelError
+from lada.errors import ConfigError, ExchangeError, ModelError
 from lada.exchange import Kind, Payload, committed_stages, read_manifest
 from lada.inbox import Inbox, partners
 from lada.models import LanguageModel, State, load_model, state_hash
 from lada.plan import Plan
 from lada.prompts import prompt
-from lada.records import Item, Question, Record, dump_jsonl, read_jsonl
+from lada.records import Item, Letter, Question, Record, Replayed, dump_jsonl, read_jsonl
 from lada.rundir import RunDir, Stage, parse_stage, sha256
 
 MODEL_FILE = "state/model.safetensors"
@@ -111,6 +111,30 @@ class Party:
     def test_items(self) -> list[Item]:
         """This party's test questions; the server's are the union of the clients'."""
         return read_jsonl(Item, self.run.data(self.name, "test"))
+
+    @cached_property
+    def answers(self) -> dict[str, Letter]:
+        """The public questions' letters by id: the host gives them to runs of a mode named ``oracle`` alone.
+
+        Raises:
+            ConfigError: when this run is none.
+        """
+        if not self.config.opens_answers:
+            raise ConfigError(f"{self.config.run_id} must not read public answers: no option is 'oracle'")
+        return {item.id: item.answer for item in read_jsonl(Item, self.run.data(self.name, "answers"))}
+
+    def replayed(self, partner: str, round: int) -> list[str] | None:
+        """Ids that this party selected of this partner in a round of the run that ``replay`` names.
+
+        None: this run replays no other.
+        """
+        if self.config.replayed is None:
+            return None
+        return [one.id for one in self._replay if (one.partner, one.round) == (partner, round)]
+
+    @cached_property
+    def _replay(self) -> list[Replayed]:
+        return read_jsonl(Replayed, self.run.data(self.name, "replay"))
 
     @cached_property
     def demo(self) -> Item | None:

@@ -97,11 +97,24 @@ class Prediction(Record):
     truncated: bool
 
 
+class Replayed(Record):
+    """A public sample that this party selected in another run: private, given by the host, no wire type.
+
+    Attributes:
+        round: in which it was trained on. partner: the other party of the pair.
+    """
+
+    round: Annotated[int, Field(ge=1)]
+    partner: Id
+    id: Id
+
+
 class SampleLog(Record):
     """What a party knows of a sample that it trained on: private, for diagnostics on the host side.
 
     Attributes:
-        partner: the other party of the pair. selected_by: ``prototypes``, ``filter``, ``all`` or ``random``.
+        partner: the other party of the pair. selected_by: ``prototypes``, ``filter``, ``all``, ``random``,
+            ``replay`` or ``oracle``.
         chosen, rejected: letters of the preferred and the other text.
         exploit, explore, score: filter outputs at selection time (Eqs. 8-10); None in round 1.
         round_gain, batch_gain, reward: as trained on (Eqs. 5-7), before a late round gain is known.

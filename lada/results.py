@@ -55,7 +55,7 @@ def write_metrics(run: RunDir, config: RunConfig, plan: Plan) -> None:
         config.scenario,
         config.dataset.name,
         config.shots,
-        config.method["name"],
+        config.method_label,
         config.seed,
     )
     for number, party, metric, value in rows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from lada.lab import weights_folder
 from lada.lease import lease
 from lada.method import load_method, make_plan
 from lada.plan import read_plan
-from lada.records import Item, Record, dump_jsonl
+from lada.records import Item, Record, Replayed, dump_jsonl
+from lada.replay import find_replayed, selections
 from lada.rundir import RunDir, dump_json, sha256, write_atomic
 
 
@@ -76,8 +77,11 @@ def model_folder(config: RunConfig) -> Callable[[str], Path]:
 
 def _create(run: RunDir, config: RunConfig, now: dict[str, Any]) -> list[str]:
     plan = make_plan(config, load_method(config.method))
+    replay = None
+    if config.replayed is not None:
+        replay = selections(find_replayed(config.replayed, run.root.parent), config)
     federation = load_federation(config.dataset.loader, _request(config))
-    _write_data(run, config, federation)
+    _write_data(run, config, federation, replay or {})
     crash_point("init.data-written")
     write_atomic(run.plan_json, dump_json(plan.model_dump(mode="json")))
     write_atomic(run.provenance_json, dump_json(now))
@@ -103,7 +107,9 @@ def _request(config: RunConfig) -> Request:
     )
 
 
-def _write_data(run: RunDir, config: RunConfig, federation: Federation) -> None:
+def _write_data(
+    run: RunDir, config: RunConfig, federation: Federation, replay: Mapping[str, Sequence[Replayed]]
+) -> None:
     parts: dict[Path, list[Record]] = {
         run.public: [item.public() for item in federation.public],
         run.sealed: list(federation.public),
@@ -115,6 +121,12 @@ def _write_data(run: RunDir, config: RunConfig, federation: Federation) -> None:
         parts[run.data(name, "test")] = [item.without_rationale() for item in federation.test[name]]
         union += federation.test[name]
     parts[run.data(SERVER, "test")] = [item.without_rationale() for item in union]
+    for party, chosen in replay.items():
+        parts[run.data(party, "replay")] = list(chosen)
+    if config.opens_answers:
+        # The one route by which a party sees public answers: run id and every results row say "oracle".
+        for one in config.parties:
+            parts[run.data(one.name, "answers")] = [item.without_rationale() for item in federation.public]
     files = {}
     for path, records in parts.items():
         text = dump_jsonl(records)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lada.records import SampleLog, read_jsonl
+from lada.answers import extract_letter
+from lada.records import Response, SampleLog, read_jsonl
 from tests.federation import commit, drive, make, metrics
 
 pytestmark = pytest.mark.slow
@@ -33,3 +34,18 @@ def test_self_rationale_trains_on_own_right_texts(tmp_path: Path) -> None:
     own = drive(make(tmp_path, "local.target=self_rationale", method="standalone"))
     states = [commit(run, 0, "prepare", "client-1") / "state" / "model.safetensors" for run in (answers, own)]
     assert states[0].read_bytes() != states[1].read_bytes()
+
+
+def test_the_oracle_trains_on_a_share_of_the_right_texts(tmp_path: Path) -> None:
+    run = drive(make(tmp_path, "method.select.mode=oracle", "method.select.share=0.5"))
+    answers = {item.id: item for item in run.sealed_items()}
+    for number in (1, 2):
+        path = run.root / "exchange" / "server" / "client-1" / f"r0{number}-respond" / "responses.jsonl"
+        sent = read_jsonl(Response, path)
+        right = {r.id for r in sent if extract_letter(r.text, answers[r.id].options) == answers[r.id].answer}
+        logs = read_jsonl(SampleLog, commit(run, number, "learn", "client-1") / "samples.jsonl")
+        trained = {log.id for log in logs}
+        assert {log.selected_by for log in logs} == {"oracle"}
+        assert trained < right < {text.id for text in sent}
+        assert metrics(run)[number, "client-1", "selected/server"] == 16 >= len(trained) > 8
+        assert metrics(run)[number, "client-1", "filter/server/chosen_right"] == 1.0

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors.torch import load as load_tensors
 
 from lada.config import Fraction, Rate, derive_seed
@@ -27,7 +27,7 @@ from lada.local import add_evaluation, expected_lengths, measure, prepare_client
 from lada.losses import PairLoss
 from lada.method import Step
 from lada.models import LanguageModel
-from lada.pairs import TextPair, Weighting, make_examples, overlap_weights, text_pairs
+from lada.pairs import TextPair, Weighting, make_examples, overlap_weights, right_texts, text_pairs
 from lada.party import MODEL_FILE, Party, json_payload, model_payloads, records_payload, tensors_payload
 from lada.records import Response, SampleId, parse_jsonl
 from lada.results import METRICS_FILE, SAMPLES_FILE
@@ -74,6 +74,12 @@ class Config(AllocationOptions):
     drop_ties: bool = True
     entry_pass: bool = True
     schedule: Literal["parallel", "server_last"] = "parallel"
+
+    @model_validator(mode="after")
+    def _one_selector(self) -> Config:
+        if not self.use_filter and self.select.mode != "filter":
+            raise ValueError(f"use_filter false selects all samples, select.mode {self.select.mode} does not")
+        return self
 
     @property
     def loss(self) -> PairLoss:
@@ -247,6 +253,9 @@ def received_pairs(party: Party, allocations: Mapping[str, Allocation]) -> list[
     }
     for partner, texts in theirs.items():
         _note_confidence(allocations[partner], texts)
+        if allocations[partner].options.select.mode == "oracle":
+            count = _replayed_count(party, partner, party.round)
+            allocations[partner].narrow(right_texts(party, texts), round=party.round, count=count)
     return text_pairs(selected(allocations), theirs, by_id(own))
 
 
@@ -273,10 +282,16 @@ def _select(party: Party, model: LanguageModel, allocations: dict[str, Allocatio
     with model.merged():
         features = prompt_features(model, prompts, party.options.features)
     for partner, allocation in allocations.items():
-        chosen = allocation.choose(features, round=party.round + 1)
+        count = _replayed_count(party, partner, party.round + 1)
+        chosen = allocation.choose(features, round=party.round + 1, count=count)
         asked = [SampleId(id=name) for name in chosen.ids]
         outbox.send(partner, IDS, records_payload(asked, "ids"))
     _save(allocations, outbox)
+
+
+def _replayed_count(party: Party, partner: str, round: int) -> int | None:
+    ids = party.replayed(partner, round)
+    return None if ids is None else len(ids)
 
 
 def _save(allocations: Mapping[str, Allocation], outbox: Outbox) -> None:

@@ -65,14 +65,15 @@ class Row:
 def arm_name(config: RunConfig) -> str:
     """What a run is called in the tables: method, profile and additions to the paper."""
     method = config.method
-    name = str(method["name"])
-    if name != "lada":
-        return name
-    parts = [f"{name} ({method['reward']['profile']})"]
+    if method["name"] != "lada":
+        return config.method_label
+    parts = [f"{config.method_label} ({method['reward']['profile']})"]
     if method["nll_weight"]:
         parts.append(f"+ nll {method['nll_weight']:g} [addition]")
     if method["select"]["mode"] != "filter" or not method["use_filter"]:
-        parts.append(f"without filter ({method['select']['mode'] if method['use_filter'] else 'all'})")
+        mode = method["select"]["mode"] if method["use_filter"] else "all"
+        share = ", same share" if method["select"]["replay"] else ""
+        parts.append(f"without filter ({mode}{share})")
     if not method["reasoning_distillation"]:
         parts.append("without reasoning distillation")
     if method["server_weights"] == "none":

@@ -7,7 +7,7 @@ filters of Algorithm 1). Its state is committed with the party's and restored in
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,7 +60,7 @@ class Selection:
     """The ids of one round and what the filter saw and said of them.
 
     Attributes:
-        by: ``prototypes`` (round 1), ``filter``, ``all`` or ``random``.
+        by: ``prototypes`` (round 1), ``filter``, ``all``, ``random`` or ``oracle``.
         features: [n, F] rows as ``ids``; exploit, explore, total: Eq. 10, [n].
         activations: [n, A] of ExploitNet, ExploreNet's input (Eq. 9), as they were when it selected.
     """
@@ -141,11 +141,12 @@ class Allocation:
 
     # -- choosing
 
-    def choose(self, prompt_features: Array, *, round: int) -> Selection:
+    def choose(self, prompt_features: Array, *, round: int, count: int | None = None) -> Selection:
         """Select the samples of a round: by prototypes in round 1, by the filter afterwards.
 
         Args:
             prompt_features: [N, F] of the party's current model, rows as ``ids``.
+            count: how many mode ``random`` draws, in place of ``select.share``.
         """
         extra = history_features(self.ids, self.history, self.options.features)
         features: Array = np.concatenate([prompt_features, extra], axis=1)
@@ -164,10 +165,11 @@ class Allocation:
                 seed=derive_seed(self.seed, self.partner, round),
                 centre=self.sample_filter.reward_mean,
                 used=self.used,
+                count=count,
             )
         place = {name: row for row, name in enumerate(self.ids)}
         rows = [place[name] for name in chosen]
-        self.used |= set(chosen)
+        self.used |= set(chosen) if by != "oracle" else set()
         self.selection = Selection(
             chosen,
             by,
@@ -177,6 +179,29 @@ class Allocation:
             scores.total[rows],
             self.sample_filter.activations(features[rows]),
         )
+        return self.selection
+
+    def narrow(self, right: Collection[str], *, round: int, count: int | None = None) -> Selection:
+        """Mode ``oracle``, when the texts asked for are here: draw from those that are right.
+
+        Args:
+            right: ids whose partner's text gives the sealed answer.
+            count: how many, in place of ``select.share`` of all ids.
+        """
+        whole = self.selection
+        assert whole is not None and whole.by == "oracle"
+        chosen = select(
+            (whole.ids, whole.total),
+            self.options.select,
+            seed=derive_seed(self.seed, self.partner, round),
+            used=self.used,
+            count=count,
+            right=right,
+        )
+        rows = [whole.row(name) for name in chosen]
+        arrays = {name: getattr(whole, name)[rows] for name in SELECTION_ARRAYS}
+        self.used |= set(chosen)
+        self.selection = Selection(chosen, whole.by, **arrays)
         return self.selection
 
     def keep(self, batch: Sequence[str]) -> set[str]:

@@ -21,7 +21,10 @@ class SelectOptions(Options):
 
     Attributes:
         mode: ``filter`` asks the scores; ``all`` is the ablation without a filter; ``random`` draws a
-            ``share`` without looking at scores.
+            ``share`` without looking at scores; ``oracle`` opens the sealed answers and draws from what the
+            partner answers rightly: an upper bound of choosing, never a method.
+        replay: a finished run of the same data (run id beside this run, or a folder): ``random`` and
+            ``oracle`` draw as many per round and pair as its filters selected, in place of ``share``.
         threshold: what a score must exceed.
         share: of all ids, for the rules and modes that take a share.
         rule: ``threshold`` takes scores above ``threshold`` (the paper's reading), ``topk`` the best
@@ -34,7 +37,8 @@ class SelectOptions(Options):
         fresh: take no id twice while others remain (an addition to the paper).
     """
 
-    mode: Literal["filter", "all", "random"] = "filter"
+    mode: Literal["filter", "all", "random", "oracle"] = "filter"
+    replay: str | None = None
     rule: Literal["threshold", "topk", "quantile", "softmax_sample"] = "threshold"
     threshold: Fraction = 0.5
     share: Share = 0.2
@@ -48,6 +52,8 @@ class SelectOptions(Options):
     def _bounds(self) -> SelectOptions:
         if self.min_frac > self.max_frac:
             raise ValueError(f"min_frac {self.min_frac} is above max_frac {self.max_frac}")
+        if self.replay is not None and self.mode not in ("random", "oracle"):
+            raise ValueError(f"replay needs mode random or oracle, not {self.mode}")
         return self
 
 
@@ -58,8 +64,10 @@ def select(
     seed: int,
     centre: float | None = None,
     used: Collection[str] = frozenset(),
+    count: int | None = None,
+    right: Collection[str] | None = None,
 ) -> list[str]:
-    """Ids to train on, sorted; never empty; the same for any order of ``scores``.
+    """Ids to train on, sorted; never empty (but see ``right``); the same for any order of ``scores``.
 
     Ties are broken by id. Shares are of all ids, also with ``fresh``, whose selection ends where unused
     ids end. Choice: ``softmax_sample`` draws without replacement from softmax(score / std of scores).
@@ -69,16 +77,21 @@ def select(
         seed: of the draw; ``threshold``, ``topk`` and ``quantile`` draw nothing.
         centre: what ``center: ema`` centres on; None, before the first reward, is no shift.
         used: ids selected in earlier rounds, for ``fresh``.
+        count: modes ``random`` and ``oracle`` draw that many, if there are, in place of ``share``.
+        right: mode ``oracle`` draws from these alone, and takes nothing where there are none; None: the
+            partner's texts are not here yet, so everything must be asked for.
     """
     scored = _pairs(scores)
-    if options.mode == "all":
+    if options.mode == "all" or (options.mode == "oracle" and right is None):
         return sorted(scored)
     total = len(scored)
+    if options.mode == "oracle":
+        scored = {key: value for key, value in scored.items() if key in (right or ())}
     unused = {key: value for key, value in scored.items() if key not in used} if options.fresh else {}
     ranked = _ranked(unused or scored)
-    if options.mode == "random":
+    if options.mode in ("random", "oracle"):
         order = np.random.default_rng(seed).permutation(sorted(ranked))
-        return sorted(order[: _at_least_one(options.share * total)].tolist())
+        return sorted(order[: _at_least_one(options.share * total) if count is None else count].tolist())
     if options.rule == "softmax_sample":
         ranked = _drawn(ranked, seed)
     least = min(len(ranked), _at_least_one(math.ceil(options.min_frac * total - 1e-9)))
