@@ -22,7 +22,18 @@ from lada.config import ExchangeOptions
 from lada.errors import ExchangeError
 from lada.faults import crash_point
 from lada.payloads import Origin, Schema, check_metrics, check_records, check_tensors, tensor_schema
-from lada.records import Prediction, Record, Response, Reward, SampleId, SampleLog, WeightsHash, explain
+from lada.records import (
+    Prediction,
+    Record,
+    Response,
+    Reward,
+    SampleId,
+    SampleLog,
+    Trace,
+    Verdict,
+    WeightsHash,
+    explain,
+)
 from lada.rundir import (
     PARTY_NAME,
     STAGE_NAME,
@@ -38,10 +49,27 @@ from lada.rundir import (
 MANIFEST = "manifest.json"
 ALL = "all"
 FILE_NAME = re.compile(r"^[a-z][a-z0-9_]{0,63}\.(jsonl|json|safetensors)\Z")
-RECORD_KINDS: Mapping[str, type[Record]] = {"ids": SampleId, "responses": Response, "rewards": Reward}
+RECORD_KINDS: Mapping[str, type[Record]] = {
+    "ids": SampleId,
+    "responses": Response,
+    "rewards": Reward,
+    "traces": Trace,
+    "verdicts": Verdict,
+}
 """Kinds of messages that are JSON lines, and their record; ``adapters`` is the one tensor kind."""
 
-Kind = Literal["ids", "responses", "rewards", "adapters", "state", "predictions", "diagnostics", "metrics"]
+Kind = Literal[
+    "ids",
+    "responses",
+    "rewards",
+    "traces",
+    "verdicts",
+    "adapters",
+    "state",
+    "predictions",
+    "diagnostics",
+    "metrics",
+]
 R = TypeVar("R", bound=Record)
 
 

@@ -82,14 +82,14 @@ def check_records(
 
 
 def _check_ids(records: list[R], origin: Origin, legal_ids: Collection[str] | None) -> None:
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[str, str, int]] = set()
     for record in records:
         name = getattr(record, "id", None)
         if name is None:
             continue
         if legal_ids is not None and name not in legal_ids:
             raise origin.error("public-ids", f"id '{name}' is not in the public set")
-        key = (name, getattr(record, "partner", ""))
+        key = (name, getattr(record, "partner", ""), getattr(record, "place", 0))
         if key in seen:
             raise origin.error("once", f"id '{name}' stands twice")
         seen.add(key)

@@ -29,6 +29,9 @@ class Template:
     letter: str
     steps: str
     join: str
+    thoughts: str = "Solution:"
+    asking: str = "Steps:"
+    rephrase: str = ""
 
 
 TEMPLATES = {
@@ -44,6 +47,13 @@ TEMPLATES = {
         "Give the letter only.\nAnswer:",
         "Ask and answer one sub-question at a time, then finish with 'The answer is X'.\nSteps:",
         " ",
+        thoughts="Solve it in short steps, each on a line of its own; the last line is 'The answer is X'.\n"
+        "Solution:",
+        asking="Ask a simpler sub-question on a line 'Q1: ...' and answer it on the next line 'A1: ...', then"
+        " the next one. The last sub-question repeats the question itself; its answer ends with"
+        " 'The answer is X'.\nSteps:",
+        rephrase="Write the question again in one line: first every condition and number, then what is asked."
+        " Leave the answer choices out.\nRephrased question:",
     ),
 }
 

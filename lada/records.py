@@ -21,6 +21,8 @@ LETTERS: tuple[Letter, ...] = ("A", "B", "C", "D")
 Text = Annotated[str, Field(max_length=65_536)]
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+MAX_TRACES = 32
+"""Most traces of one question in a message."""
 
 
 class Record(BaseModel):
@@ -86,6 +88,30 @@ class WeightsHash(Record):
     """What stands for a weight delta that is too large to be published."""
 
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Trace(Record):
+    """One of several solutions of a public question that a tree search found (baselines, section 8c).
+
+    Attributes:
+        place: 1 for the best, then 2, ...; with the id, the trace's name.
+        letter: the answer that the text gives, by the sender's reading.
+        reward: share of the votes for it.
+    """
+
+    id: Id
+    place: Annotated[int, Field(ge=1, le=MAX_TRACES)]
+    text: Annotated[str, Field(min_length=1, max_length=16_384)]
+    letter: Letter
+    reward: Annotated[float, Field(ge=0, le=1)]
+
+
+class Verdict(Record):
+    """Whether another model, given the beginning of a trace, came to the same answer."""
+
+    id: Id
+    place: Annotated[int, Field(ge=1, le=MAX_TRACES)]
+    consistent: bool
 
 
 class Prediction(Record):

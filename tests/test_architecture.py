@@ -18,7 +18,8 @@ MEMBERS = {
     0: "errors faults config records answers prompts rundir payloads exchange plan ledger lease driver "
     "diagnostics results inbox provenance replay",
     1: "data",
-    2: "models generation row_cache evaluation losses forward training token_alignment selection lab",
+    2: "models generation row_cache evaluation losses forward training token_alignment selection lab "
+    "tree_search tree_texts tree_actions consistency",
     3: "party method methods local pairs distillation runs",
     4: "stage progress report __main__",
 }

@@ -20,11 +20,13 @@ WIRE: dict[type[Record], set[str]] = {
     RECORD_KINDS["ids"]: {"id"},
     RECORD_KINDS["responses"]: {"id", "text", "confidence"},
     RECORD_KINDS["rewards"]: {"id", "partner", "round_gain", "batch_gain", "reward"},
+    RECORD_KINDS["traces"]: {"id", "place", "text", "letter", "reward"},
+    RECORD_KINDS["verdicts"]: {"id", "place", "consistent"},
     WeightsHash: {"sha256"},
 }
 """Every field that can leave a party. ``text`` is a reasoning text on a public sample; ids, names and hashes
 have patterns; the rest are numbers."""
-FREE_TEXT = {("Response", "text")}
+FREE_TEXT = {("Response", "text"), ("Trace", "text")}
 PRIVATE = ("question", "options", "answer", "rationale", "domain", "group")
 
 
@@ -41,13 +43,14 @@ def test_a_wire_type_has_no_field_that_could_hold_a_private_question(kind: type[
     for name, field in schema.items():
         texts = [part for part in field.get("anyOf", [field]) if part.get("type") == "string"]
         if (kind.__name__, name) not in FREE_TEXT:
-            assert all("pattern" in part for part in texts), name
+            assert all("pattern" in part or "enum" in part for part in texts), name
         assert field.get("type") not in ("object", "array"), name
 
 
 @pytest.mark.parametrize("field", PRIVATE)
 def test_a_private_field_is_refused_by_every_wire_type(field: str) -> None:
     legal = {"id": "q1", "text": "so", "partner": "server", "reward": 0.5, "sha256": "0" * 64}
+    legal |= {"place": 1, "letter": "A", "consistent": True}
     for kind, fields in WIRE.items():
         given = {name: value for name, value in legal.items() if name in fields}
         kind.model_validate(given)

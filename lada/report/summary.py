@@ -18,6 +18,8 @@ TARGET_NOTE = (
     "back; compare with the model as it came, and with local.target=self_rationale (README, Results)."
 )
 FOREIGN_NOTE = "These models were not trained for this dataset: expect accuracies near chance (25 %)."
+TEXT_KINDS = ("ids", "responses", "traces", "verdicts")
+"""Kinds of messages that the paper's measure of communication counts: texts, ids and what stands for them."""
 Values = Mapping[tuple[int, str, str], float]
 
 
@@ -76,7 +78,7 @@ def sent(values: Values, party: str) -> float:
 
 
 def _is_text(metric: str) -> bool:
-    return metric.startswith("bytes_sent/") and metric.rsplit("/", 1)[1] in ("ids", "responses")
+    return metric.startswith("bytes_sent/") and metric.rsplit("/", 1)[1] in TEXT_KINDS
 
 
 def _footer(head: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], metrics_csv: Path) -> list[str]:
