@@ -14,11 +14,20 @@ from typing import Protocol
 
 from lada.config import RunConfig, read_run
 from lada.errors import NOT_RETRIED, ExchangeError, StageError
-from lada.exchange import check_commit, is_published_whole, publish, published_schema, reject, sweep, withdraw
+from lada.exchange import (
+    check_commit,
+    is_published_whole,
+    publish,
+    published_questions,
+    published_schema,
+    reject,
+    sweep,
+    withdraw,
+)
 from lada.ledger import Ledger
 from lada.plan import Plan, read_plan
 from lada.results import write_metrics
-from lada.rundir import RunDir, Stage
+from lada.rundir import RunDir, Stage, sha256
 
 
 @dataclass(frozen=True)
@@ -169,6 +178,7 @@ class Driver:
                 stage,
                 limits=self.config.exchange,
                 public_ids=self.public_ids,
+                synthetic_ids=self._synthetic_ids(stage),
                 adapter_schema=self._adapter_schema(stage),
             )
         except ExchangeError as error:
@@ -177,6 +187,16 @@ class Driver:
             self.report(f"{stage} rejected: {error}")
             return str(error)
         return None
+
+    def _synthetic_ids(self, stage: Stage) -> list[str]:
+        """Ids of the questions that the server published before this stage; read from disk every time."""
+        found = published_questions(
+            self.run,
+            self.plan.before(stage),
+            limits=self.config.exchange,
+            run_hash=sha256(self.run.run_yaml.read_bytes()),
+        )
+        return [question.id for question in found]
 
     def _adapter_schema(self, stage: Stage) -> dict[str, tuple[str, tuple[int, ...]]] | None:
         for group in self.plan.groups():

@@ -11,17 +11,24 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
-from lada.config import ExchangeOptions
+from lada.config import SERVER, ExchangeOptions
 from lada.errors import ExchangeError
 from lada.faults import crash_point
-from lada.payloads import Origin, Schema, check_metrics, check_records, check_tensors, tensor_schema
+from lada.payloads import (
+    Origin,
+    Schema,
+    check_metrics,
+    check_records,
+    check_tensors,
+    tensor_schema,
+)
 from lada.records import (
     Prediction,
     Record,
@@ -45,31 +52,42 @@ from lada.rundir import (
     sync_dir,
     write_synced,
 )
+from lada.synthetic import QUESTIONS, VOTES, Synthetic, check_numbering, read_votes
 
 MANIFEST = "manifest.json"
 ALL = "all"
+ADAPTER = "adapter.safetensors"
 FILE_NAME = re.compile(r"^[a-z][a-z0-9_]{0,63}\.(jsonl|json|safetensors)\Z")
 RECORD_KINDS: Mapping[str, type[Record]] = {
     "ids": SampleId,
     "responses": Response,
     "rewards": Reward,
+    "questions": Synthetic,
     "traces": Trace,
     "verdicts": Verdict,
 }
-"""Kinds of messages that are JSON lines, and their record; ``adapters`` is the one tensor kind."""
+"""Kinds of messages that are JSON lines, and their record; ``adapters`` and ``votes`` are arrays."""
 
 Kind = Literal[
     "ids",
     "responses",
     "rewards",
+    "questions",
     "traces",
     "verdicts",
+    "votes",
     "adapters",
     "state",
     "predictions",
     "diagnostics",
     "metrics",
 ]
+RESERVED: Mapping[str, str] = {
+    "questions": f"public/all/{QUESTIONS}",
+    "votes": f"public/server/{VOTES}",
+}
+"""Kinds that one role alone may send, under one name, to one recipient: the server its questions to all, a
+client its votes to the server."""
 R = TypeVar("R", bound=Record)
 
 
@@ -309,7 +327,7 @@ def read_message(
 
 
 def message_records(
-    message: Message, name: str, kind: type[R], *, limits: ExchangeOptions, legal_ids: Collection[str]
+    message: Message, name: str, kind: type[R], *, limits: ExchangeOptions, legal_ids: Collection[str] | None
 ) -> list[R]:
     """Records of one file of a message, checked; empty when the message has no such file."""
     if name not in message.contents:
@@ -318,15 +336,69 @@ def message_records(
     return check_records(kind, message.contents[name], origin, limits=limits, legal_ids=legal_ids)
 
 
+def question_messages(run: RunDir, stages: Iterable[str]) -> list[str]:
+    """Those of the given stages in which the server published synthetic questions, in the given order."""
+    return [stage for stage in stages if (message_dir(run, SERVER, ALL, stage) / QUESTIONS).is_file()]
+
+
+def message_questions(message: Message, *, limits: ExchangeOptions, first: int) -> list[Synthetic]:
+    """The synthetic questions of a message of the server to all, checked.
+
+    Args:
+        first: how many were published in earlier stages.
+    """
+    found = message_records(message, QUESTIONS, Synthetic, limits=limits, legal_ids=None)
+    check_numbering(found, message.origin(QUESTIONS), first=first)
+    return found
+
+
+def published_questions(
+    run: RunDir, stages: Iterable[str], *, limits: ExchangeOptions, run_hash: str
+) -> list[Synthetic]:
+    """All synthetic questions that the server published in the given stages, in the order of publication.
+
+    They are read from the exchange every time: what was published is on disk and nowhere else, so a
+    restarted driver knows the same legal ids as one that never stopped.
+
+    Args:
+        stages: oldest first.
+
+    Raises:
+        ExchangeError: naming party, stage, file and check.
+    """
+    found: list[Synthetic] = []
+    for stage in question_messages(run, stages):
+        message = read_message(run, SERVER, ALL, stage, limits=limits, run_hash=run_hash)
+        found += message_questions(message, limits=limits, first=len(found))
+    return found
+
+
+@dataclass(frozen=True)
+class Legal:
+    """What a stage may name: ids of the public set, and of earlier stages' synthetic questions, in order."""
+
+    public: Collection[str]
+    synthetic: Sequence[str] = ()
+
+    @property
+    def ids(self) -> set[str]:
+        """All of them."""
+        return {*self.public, *self.synthetic}
+
+
 def check_commit(
     run: RunDir,
     stage: Stage,
     *,
     limits: ExchangeOptions,
     public_ids: Collection[str],
+    synthetic_ids: Sequence[str] = (),
     adapter_schema: Schema | None = None,
 ) -> Manifest:
     """Verify a commit as its readers will: files, digests, schemas, ids, tensors.
+
+    Args:
+        synthetic_ids: of the questions that the server published in earlier stages (not in this one).
 
     Raises:
         ExchangeError: the commit must be rejected and the stage run again.
@@ -334,10 +406,11 @@ def check_commit(
     run_hash = sha256(run.run_yaml.read_bytes())
     folder = run.commit(stage)
     manifest, contents = _read_folder(folder, stage.party, stage.name, limits=limits, run_hash=run_hash)
+    legal = Legal(public_ids, synthetic_ids)
     for entry in manifest.files:
         origin = Origin(stage.party, stage.name, entry.path)
         check = _check_public if entry.path.startswith("public/") else _check_private
-        check(entry, contents[entry.path], origin, limits, public_ids, adapter_schema)
+        check(entry, contents[entry.path], origin, limits, legal, adapter_schema)
     for recipient in sorted(_recipients(manifest)):
         _check_message(folder, stage, recipient, limits=limits, run_hash=run_hash)
     return manifest
@@ -348,14 +421,20 @@ def _check_public(
     content: bytes,
     origin: Origin,
     limits: ExchangeOptions,
-    public_ids: Collection[str],
+    legal: Legal,
     schema: Schema | None,
 ) -> None:
+    _check_reserved(entry, origin)
     if entry.kind in RECORD_KINDS:
         kind = RECORD_KINDS[entry.kind]
-        records = check_records(kind, content, origin, limits=limits, legal_ids=public_ids)
+        ids = None if kind is Synthetic else legal.ids
+        records = check_records(kind, content, origin, limits=limits, legal_ids=ids)
         if len(records) != entry.items:
             raise origin.error("item-count", f"{len(records)} records, manifest says {entry.items}")
+        written = [record for record in records if isinstance(record, Synthetic)]
+        check_numbering(written, origin, first=len(legal.synthetic), public_ids=legal.public)
+    elif entry.kind == "votes":
+        read_votes(content, origin, num_questions=len(legal.synthetic), most=limits.max_items)
     elif entry.kind != "adapters":
         raise origin.error("kind", f"'{entry.kind}' must not be published")
     elif entry.path.endswith(".safetensors"):
@@ -364,19 +443,31 @@ def _check_public(
         check_records(WeightsHash, content, origin, limits=limits)
 
 
+def _check_reserved(entry: FileEntry, origin: Origin) -> None:
+    """Questions come from the server alone, votes from clients alone, each under its own name."""
+    name = entry.path.rsplit("/", 1)[1]
+    for kind, path in RESERVED.items():
+        role = SERVER if kind == "questions" else "a client"
+        sent_by_role = (origin.party == SERVER) == (kind == "questions")
+        if entry.kind == kind and not (entry.path == path and sent_by_role):
+            raise origin.error("sender", f"'{kind}' may be sent by {role} as {path} alone")
+        if entry.kind != kind and name == path.rsplit("/", 1)[1]:
+            raise origin.error("kind", f"{name} must be of kind '{kind}', not '{entry.kind}'")
+
+
 def _check_private(
     entry: FileEntry,
     content: bytes,
     origin: Origin,
     limits: ExchangeOptions,
-    public_ids: Collection[str],
+    legal: Legal,
     schema: Schema | None,
 ) -> None:
     """What the host side reads of a party's own files to make metrics.csv; its state is its own affair."""
     if entry.kind == "metrics":
         check_metrics(content, origin)
     elif entry.kind == "diagnostics":
-        check_records(SampleLog, content, origin, limits=limits, legal_ids=public_ids)
+        check_records(SampleLog, content, origin, limits=limits, legal_ids=legal.ids)
     elif entry.kind == "predictions":
         check_records(Prediction, content, origin, limits=limits)
 
@@ -399,7 +490,7 @@ def _check_message(
 
 def published_schema(run: RunDir, stage: Stage) -> Schema | None:
     """Schema of the adapter that a commit publishes; later ones of the same party must equal it."""
-    for path in sorted(run.commit(stage).glob("public/*/*.safetensors")):
+    for path in sorted(run.commit(stage).glob(f"public/*/{ADAPTER}")):
         return tensor_schema(path.read_bytes(), Origin(stage.party, stage.name, path.name))
     return None
 
