@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lada.losses import response_log_probs
+from lada.losses import gathered_log_probs, response_log_probs, top_log_probs
 from lada.models import LanguageModel
 
 Ids = tuple[int, ...]
@@ -35,6 +35,58 @@ def forward_log_probs(model: LanguageModel, sequences: Sequence[Pair], *, head_c
     Returns:
         Log-probabilities [len(sequences)] in nats, with a graph where gradients are on.
     """
+    hidden, targets, segment = _rows(model, sequences)
+    return response_log_probs(
+        hidden, model.head_weight, targets, segment, len(sequences), head_chunk, model.softcap
+    )
+
+
+def forward_gathered(
+    model: LanguageModel, sequences: Sequence[Pair], ids: Sequence[Tensor], *, head_chunk: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities of the response tokens and of other tokens in their places.
+
+    Args:
+        sequences: see `forward_log_probs`.
+        ids: per sequence, other tokens [response length, C] to look at.
+        head_chunk: rows of logits that exist at a time.
+
+    Returns:
+        Log-probabilities [N] and [N, C] in nats, and the sequence [N] that each row belongs to; the rows of
+        one sequence stand together, in order.
+    """
+    hidden, targets, segment = _rows(model, sequences)
+    order = dict.fromkeys(segment.tolist())
+    wanted = torch.cat([targets[:, None], torch.cat([ids[i] for i in order]).to(targets)], dim=1)
+    found = gathered_log_probs(hidden, model.head_weight, wanted, head_chunk, model.softcap)
+    return found[:, 0], found[:, 1:], segment
+
+
+def forward_top(
+    model: LanguageModel, sequences: Sequence[Pair], num_top: int, *, num_tokens: int, head_chunk: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The likeliest tokens in the place of every response token; no gradients.
+
+    Args:
+        sequences: see `forward_log_probs`.
+        num_top: K.
+        num_tokens: size of the tokenizer; ids from here on are never among the likeliest.
+        head_chunk: rows of logits that exist at a time.
+
+    Returns:
+        Ids [N, K] and log-probabilities [N, K] from the likeliest down, log-probabilities [N] of the response
+        tokens, sequence [N] of each row; the rows of one sequence stand together, in order.
+    """
+    hidden, targets, segment = _rows(model, sequences)
+    weight, cap = model.head_weight, model.softcap
+    ids, best, chosen = top_log_probs(
+        hidden, weight, targets, num_top, head_chunk, cap, num_tokens=num_tokens
+    )
+    return ids, best, chosen, segment
+
+
+def _rows(model: LanguageModel, sequences: Sequence[Pair]) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states [N, H] that predict response tokens, those tokens [N], and their sequences [N]."""
     assert all(prompt for prompt, _ in sequences), "a response needs a prompt before its first token"
     lengths = [len(prompt) + len(response) for prompt, response in sequences]
     order = sorted((i for i, (_, response) in enumerate(sequences) if response), key=lambda i: -lengths[i])
@@ -49,15 +101,10 @@ def forward_log_probs(model: LanguageModel, sequences: Sequence[Pair], *, head_c
             targets.extend(sequences[i][1])
             segment.extend([i] * len(sequences[i][1]))
     weight = model.head_weight
-    hidden = torch.cat(states) if states else weight.new_zeros(0, weight.shape[1])
-    return response_log_probs(
-        hidden,
-        weight,
+    return (
+        torch.cat(states) if states else weight.new_zeros(0, weight.shape[1]),
         torch.tensor(targets, dtype=torch.long, device=model.device),
         torch.tensor(segment, dtype=torch.long, device=model.device),
-        len(sequences),
-        head_chunk,
-        model.softcap,
     )
 
 

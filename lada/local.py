@@ -19,7 +19,7 @@ from lada.party import MODEL_FILE, Party, json_payload, model_payloads, records_
 from lada.prompts import answer_only, join
 from lada.records import Item
 from lada.results import METRICS_FILE
-from lada.training import Example, StepLog, Term, fit
+from lada.training import Example, Loss, StepLog, Term, fit
 
 LENGTHS_FILE = "state/test_lengths.json"
 
@@ -64,7 +64,7 @@ def train(
     model: LanguageModel,
     examples: Sequence[Example],
     options: TrainOptions,
-    loss: PairLoss,
+    loss: Loss,
     *,
     name: str,
     learning_rate: float | None = None,

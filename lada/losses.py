@@ -118,6 +118,98 @@ class _TrainedHead(torch.autograd.Function):
         return grad_hidden, grad_weight.to(weight.dtype), None, None, None
 
 
+def gathered_log_probs(
+    hidden: Tensor, lm_head_weight: Tensor, ids: Tensor, chunk_size: int, softcap: float | None = None
+) -> Tensor:
+    """Log-probabilities of several tokens per row: what sparse distillation needs of the student.
+
+    No dense target and no more than ``chunk_size`` rows of logits ever exist; the backward pass computes the
+    logits again. Precision as in `response_log_probs`.
+
+    Args:
+        hidden: states [N, H].
+        lm_head_weight: output projection [V, H].
+        ids: tokens [N, C]; a token may stand twice in a row.
+
+    Returns:
+        Log-probabilities [N, C] in nats, over the whole vocabulary.
+    """
+    found: Tensor = _GatheringHead.apply(hidden, lm_head_weight, ids, chunk_size, softcap)  # type: ignore[no-untyped-call]
+    return found
+
+
+def top_log_probs(
+    hidden: Tensor,
+    lm_head_weight: Tensor,
+    targets: Tensor,
+    num_top: int,
+    chunk_size: int,
+    softcap: float | None = None,
+    *,
+    num_tokens: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The likeliest tokens of every row, and the log-probability of its target; no gradients.
+
+    Args:
+        hidden: states [N, H].
+        lm_head_weight: output projection [V, H].
+        targets: token ids [N].
+        num_top: K, at most ``num_tokens``.
+        num_tokens: ids from here on are padded embedding rows and never among the likeliest.
+
+    Returns:
+        Ids [N, K] and log-probabilities [N, K] from the likeliest down, log-probabilities [N] of targets.
+    """
+    shape = (len(targets), num_top)
+    ids = torch.empty(shape, dtype=torch.long, device=hidden.device)
+    best = torch.empty(shape, dtype=_wide(hidden), device=hidden.device)
+    chosen = torch.empty(len(targets), dtype=_wide(hidden), device=hidden.device)
+    project = _Projection(lm_head_weight, hidden, chunk_size, softcap)
+    for rows in project.chunks:
+        scores = project.scores(hidden[rows])
+        top = scores[:, :num_tokens].topk(num_top, dim=1)
+        ids[rows] = top.indices
+        total = scores.logsumexp(1, keepdim=True)
+        chosen[rows] = (scores.gather(1, targets[rows, None]) - total)[:, 0]
+        best[rows] = top.values - total
+    return ids, best, chosen
+
+
+class _GatheringHead(torch.autograd.Function):
+    """Log-probabilities [N, C] of tokens; the backward pass computes the logits again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, ids: Tensor, chunk_size: int, softcap: float | None
+    ) -> Tensor:
+        ctx.save_for_backward(hidden, weight, ids)
+        ctx.chunk_size, ctx.softcap = chunk_size, softcap
+        project = _Projection(weight, hidden, chunk_size, softcap)
+        log_probs = torch.empty(ids.shape, dtype=_wide(hidden), device=hidden.device)
+        for rows in project.chunks:
+            scores = project.scores(hidden[rows])
+            log_probs[rows] = scores.gather(1, ids[rows]) - scores.logsumexp(1, keepdim=True)
+        return log_probs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, ids = ctx.saved_tensors
+        project = _Projection(weight, hidden, ctx.chunk_size, ctx.softcap)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight, dtype=_wide(hidden)) if ctx.needs_input_grad[1] else None
+        for rows in project.chunks:
+            scores = project.scores(hidden[rows])
+            slope = project.soften(scores)
+            given = grads[0][rows]
+            residual = scores.softmax(1).mul_(-given.sum(1, keepdim=True)).scatter_add_(1, ids[rows], given)
+            if slope is not None:
+                residual.mul_(slope)
+            grad_hidden[rows] = project.back(residual)
+            if grad_weight is not None:
+                grad_weight.addmm_(residual.t(), hidden[rows].to(residual.dtype))
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None
+
+
 class _Projection:
     """Scores of hidden rows in float32, in one buffer that every chunk uses again."""
 
@@ -242,3 +334,49 @@ class PairLoss:
             flipped = preference_loss(rejected, chosen, zero, zero, self.beta)
             smoothed = (1 - self.label_smoothing) * loss + self.label_smoothing * flipped
         return self.preference_weight * smoothed + self.nll_weight * cross_entropy, loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftLoss:
+    """Cross-entropy on a text and sparse knowledge distillation on its rows (baselines, section 4 D).
+
+    L = hard_weight * mean over all texts of the token cross-entropy + (1 - hard_weight) * mean over the texts
+    with knowledge of (1 / #rows) * sum over rows of H(q, p). Choice: H(q, p), not KL(q || p): the gradient is
+    the same.
+
+    Attributes:
+        kind: ``soft``.
+        hard_weight: FedMKT's lambda (kd_alpha).
+        restricted: p is taken over a row's own tokens (the option letters) instead of the vocabulary.
+    """
+
+    kind: Literal["soft"] = "soft"
+    hard_weight: float = 0.9
+    restricted: bool = False
+
+    def __call__(
+        self, hard: Tensor, soft: Tensor, probs: Tensor, segment: Tensor, num_texts: int
+    ) -> tuple[Tensor, Tensor]:
+        """Both terms of every text.
+
+        Args:
+            hard: log-probabilities [N] of the tokens that stand in the texts.
+            soft: log-probabilities [N, C] of the tokens that have a share of q.
+            probs: q [N, C]; a row of zeros has no knowledge and does not count as a row.
+            segment: text [N] of each row.
+            num_texts: R.
+
+        Returns:
+            ``(cross-entropy [R], distillation [R])`` in nats; 0 for a text without rows.
+        """
+        if self.restricted:
+            soft = soft.log_softmax(1)
+        entropy = -(probs * soft).sum(1)
+        known = (probs.sum(1) > 0).to(hard.dtype)
+        sums = [hard.new_zeros(num_texts, dtype=torch.float64) for _ in range(4)]
+        values = (-hard, torch.ones_like(hard), entropy, known)
+        total, count, distilled, rows = (
+            one.index_add(0, segment, value.double()) for one, value in zip(sums, values, strict=True)
+        )
+        wanted = hard.dtype
+        return (total / count.clamp(min=1)).to(wanted), (distilled / rows.clamp(min=1)).to(wanted)

@@ -18,9 +18,12 @@ from torch import Tensor
 
 from lada.config import TrainOptions, derive_seed
 from lada.errors import ModelError
-from lada.forward import Ids, Pair, forward_log_probs
-from lada.losses import PairLoss
+from lada.forward import Ids, Pair, forward_gathered, forward_log_probs
+from lada.losses import PairLoss, SoftLoss
 from lada.models import LanguageModel
+from lada.soft_targets import SoftTargets, padded
+
+Loss = PairLoss | SoftLoss
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Example:
         prompt: token ids, BOS included where the model has one.
         responses: token ids of each response, EOS included where the response ended by itself.
         reference: summed log-probability of each response under the reference policy.
+        soft: for `SoftLoss`, what the rows of the one response learn beside its own tokens.
     """
 
     id: str
@@ -54,6 +58,7 @@ class Example:
     responses: tuple[Ids, ...]
     terms: tuple[Term, ...]
     reference: tuple[float, ...] | None = None
+    soft: SoftTargets | None = None
 
 
 _Placed = tuple[int, Term, int]
@@ -86,7 +91,7 @@ def fit(
     model: LanguageModel,
     examples: Sequence[Example],
     options: TrainOptions,
-    loss: PairLoss,
+    loss: Loss,
     *,
     learning_rate: float,
     seed: int,
@@ -161,7 +166,7 @@ def sequence_log_probs(
     found: dict[tuple[int, int], float] = {}
     model.network.eval()
     with torch.no_grad():
-        for group in _cut_by_tokens(places, sizes, micro_tokens):
+        for group in cut_by_tokens(places, sizes, micro_tokens):
             pairs = [(e.prompt, e.responses[index]) for e, index in group]
             values = forward_log_probs(model, pairs, head_chunk=head_chunk).tolist()
             found.update({(id(e), index): value for (e, index), value in zip(group, values, strict=True)})
@@ -192,15 +197,19 @@ def _batches(
 
 
 def _accumulate(
-    model: LanguageModel, batch: Sequence[Example], loss: PairLoss, micro_tokens: int, head_chunk: int
+    model: LanguageModel, batch: Sequence[Example], loss: Loss, micro_tokens: int, head_chunk: int
 ) -> tuple[float, list[TermLoss]]:
     """Gradients of one step, micro-batch by micro-batch; objective, and losses in the order of ``batch``."""
     sizes = {place: sum(len(e.prompt) + len(r) for r in e.responses) for place, e in enumerate(batch)}
     order = sorted(sizes, key=sizes.__getitem__)
     objective = 0.0
     losses: dict[int, list[TermLoss]] = {}
-    for group in _cut_by_tokens(order, [sizes[place] for place in order], micro_tokens):
-        part, terms = _micro_batch(model, [batch[place] for place in group], loss, head_chunk)
+    for group in cut_by_tokens(order, [sizes[place] for place in order], micro_tokens):
+        members = [batch[place] for place in group]
+        if isinstance(loss, SoftLoss):
+            part, terms = _soft_micro_batch(model, members, loss, head_chunk)
+        else:
+            part, terms = _micro_batch(model, members, loss, head_chunk)
         part = part / len(batch)
         if part.requires_grad:  # not so when every response is empty
             part.backward()  # type: ignore[no-untyped-call]
@@ -236,6 +245,29 @@ def _micro_batch(
     return total, logged
 
 
+def _soft_micro_batch(
+    model: LanguageModel, members: Sequence[Example], loss: SoftLoss, head_chunk: int
+) -> tuple[Tensor, list[list[TermLoss]]]:
+    """As `_micro_batch`; the logged terms are called ``text`` and, where there is any, ``knowledge``."""
+    pairs = [(example.prompt, example.responses[0]) for example in members]
+    soft = [example.soft for example in members if example.soft is not None]
+    assert len(soft) == len(members), "sparse distillation needs targets, were they empty"
+    ids, probs = padded(soft)
+    hard, others, segment = forward_gathered(model, pairs, ids, head_chunk=head_chunk)
+    order = dict.fromkeys(segment.tolist())
+    wanted = torch.cat([probs[i] for i in order]).to(others)
+    text, knowledge = loss(hard, others, wanted, segment, len(members))
+    weights = text.new_tensor([one.weight for one in soft])
+    total = (loss.hard_weight * text + (1 - loss.hard_weight) * weights * knowledge).sum()
+    logged = []
+    for example, one, ce, kd in zip(members, soft, text.tolist(), knowledge.tolist(), strict=True):
+        log_prob = -ce * len(example.responses[0])
+        logged.append([TermLoss(example.id, "text", ce, log_prob, None)])
+        if one.weight:
+            logged[-1].append(TermLoss(example.id, "knowledge", kd, log_prob, None))
+    return total, logged
+
+
 def _reference(members: Sequence[Example], loss: PairLoss, policy: Tensor) -> Tensor | None:
     if loss.kind == "cross_entropy":
         return None
@@ -266,7 +298,7 @@ def _chosen_only(example: Example) -> Example:
 T = TypeVar("T")
 
 
-def _cut_by_tokens(items: Sequence[T], sizes: Sequence[int], limit: int) -> list[list[T]]:
+def cut_by_tokens(items: Sequence[T], sizes: Sequence[int], limit: int) -> list[list[T]]:
     """Consecutive groups of at most ``limit`` tokens, each of at least one item."""
     groups: list[list[T]] = []
     room = 0

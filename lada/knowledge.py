@@ -1,0 +1,198 @@
+"""What a model knows of shared texts: cross-entropies and the likeliest tokens' logits, as FedMKT sends them.
+
+``seq``: at every row of the response the K likeliest tokens. ``letter``: at the one row before the option's
+letter the four letters (baselines, section 4e). Everything is taken in float32 and checked to be finite
+before it is sent; logits are sent in float16, relative to the largest of their row, where float16 is finest
+and which softmax does not see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lada.errors import ModelError
+from lada.forward import Pair, forward_gathered, forward_top
+from lada.models import LanguageModel
+from lada.payloads import Origin
+from lada.training import Example, cut_by_tokens
+
+_LEAST_LOGIT = -60_000.0
+"""Within float16; a token this far below the likeliest has probability 0 anyway."""
+Passes = Callable[[Sequence[Pair]], tuple[Tensor, Tensor, Tensor, Tensor]]
+"""Sequences -> ids [n, K], their log-probabilities [n, K], those of the response tokens [n], sequences [n]."""
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """One model's knowledge of N texts.
+
+    Attributes:
+        ce: cross-entropy of each text in nats per character [N], float32.
+        lengths: rows of each text [N].
+        logits: relative to the largest of the row [sum of lengths, K], float16.
+        ids: tokens of the model's own vocabulary [sum of lengths, K], int32; None for the four letters, which
+            stand in the order A to D.
+    """
+
+    ce: NDArray[np.float32]
+    lengths: tuple[int, ...]
+    logits: NDArray[np.float16]
+    ids: NDArray[np.int32] | None
+
+    def rows(self, text: int) -> tuple[NDArray[np.int64] | None, NDArray[np.float32]]:
+        """Ids and logits [n, K] of one text."""
+        first = sum(self.lengths[:text])
+        part = slice(first, first + self.lengths[text])
+        ids = None if self.ids is None else self.ids[part].astype(np.int64)
+        return ids, self.logits[part].astype(np.float32)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As it is sent: 4 bytes a text, 2 (letters) or 6 bytes an entry; lengths follow from the texts."""
+        found = {"ce": torch.from_numpy(self.ce), "logits": torch.from_numpy(self.logits)}
+        return found if self.ids is None else {**found, "ids": torch.from_numpy(self.ids)}
+
+
+def received(
+    arrays: Mapping[str, NDArray[np.generic]],
+    lengths: Sequence[int],
+    *,
+    num_tokens: int | None,
+    origin: Origin,
+) -> Knowledge:
+    """Knowledge that another party sent; the exchange has checked types, shapes, finiteness and bounds.
+
+    Args:
+        arrays: as `Knowledge.tensors`.
+        lengths: rows of each text under the sender's tokenizer.
+        num_tokens: size of the sender's tokenizer; None where the letters alone are sent.
+        origin: of the file.
+
+    Raises:
+        ExchangeError: checks ``tensor-keys``, ``item-count`` or ``token-ids``.
+    """
+    wanted = {"ce", "logits"} | ({"ids"} if num_tokens is not None else set())
+    if not wanted <= set(arrays):
+        raise origin.error("tensor-keys", f"holds {sorted(arrays)}, expected {sorted(wanted)}")
+    ce, logits = arrays["ce"].astype(np.float32), arrays["logits"].astype(np.float16)
+    if (len(ce), len(logits)) != (len(lengths), sum(lengths)):
+        detail = f"{len(ce)} texts of {len(logits)} rows, expected {len(lengths)} of {sum(lengths)}"
+        raise origin.error("item-count", detail)
+    ids = arrays["ids"].astype(np.int32) if num_tokens is not None else None
+    if ids is not None and num_tokens is not None and ids.size and int(ids.max()) >= num_tokens:
+        raise origin.error("token-ids", f"token {int(ids.max())}; the sender's tokenizer has {num_tokens}")
+    if ids is None and logits.shape[1] != 4:
+        raise origin.error("tensor-schema", f"{logits.shape[1]} letters instead of 4")
+    return Knowledge(ce, tuple(lengths), logits, ids)
+
+
+def top_knowledge(
+    model: LanguageModel,
+    examples: Sequence[Example],
+    characters: Sequence[int],
+    *,
+    num_top: int,
+    num_tokens: int,
+    micro_tokens: int,
+    head_chunk: int,
+) -> Knowledge:
+    """The likeliest tokens at every row of each example's one response.
+
+    The cross-entropy is the total of the response in nats, per character: comparable between tokenizers and
+    free of the prompt's length (baselines, section 4d3).
+
+    Args:
+        characters: of each response's text [N].
+        num_top: K, cut to ``num_tokens``.
+        num_tokens: size of the tokenizer.
+        micro_tokens, head_chunk: see `lada.training.fit`.
+
+    Raises:
+        ModelError: when a value is not finite; names the samples.
+    """
+    top = min(num_top, num_tokens)
+
+    def passes(pairs: Sequence[Pair]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return forward_top(model, pairs, top, num_tokens=num_tokens, head_chunk=head_chunk)
+
+    return _take(model, examples, characters, passes, micro_tokens)
+
+
+def letter_knowledge(
+    model: LanguageModel,
+    examples: Sequence[Example],
+    letters: Sequence[int],
+    *,
+    micro_tokens: int,
+    head_chunk: int,
+) -> Knowledge:
+    """The four letters at the one row of each example's response, which is the label's letter.
+
+    The cross-entropy is that of the label's letter among the whole vocabulary.
+
+    Args:
+        letters: tokens of A to D.
+        micro_tokens, head_chunk: see `lada.training.fit`.
+
+    Raises:
+        ModelError: when a value is not finite; names the samples.
+    """
+    options = torch.tensor([list(letters)])
+
+    def passes(pairs: Sequence[Pair]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        hard, found, segment = forward_gathered(model, pairs, [options] * len(pairs), head_chunk=head_chunk)
+        return options.expand(len(pairs), -1), found, hard, segment
+
+    whole = _take(model, examples, [1] * len(examples), passes, micro_tokens)
+    return Knowledge(whole.ce, whole.lengths, whole.logits, None)
+
+
+def _take(
+    model: LanguageModel,
+    examples: Sequence[Example],
+    characters: Sequence[int],
+    passes: Passes,
+    micro_tokens: int,
+) -> Knowledge:
+    ids: dict[int, Tensor] = {}
+    logits: dict[int, Tensor] = {}
+    ce: dict[int, float] = {}
+    model.network.eval()
+    with torch.no_grad():
+        for group in _by_length(examples, micro_tokens):
+            pairs = [(examples[i].prompt, examples[i].responses[0]) for i in group]
+            top, best, hard, segment = passes(pairs)
+            relative = best - best.amax(1, keepdim=True)
+            for place, i in enumerate(group):
+                mine = segment == place
+                ids[i], logits[i] = top[mine].cpu(), relative[mine].cpu()
+                ce[i] = -float(hard[mine].double().sum()) / max(1, characters[i])
+    order = range(len(examples))
+    _check_finite([ce[i] + float(logits[i].sum()) for i in order], examples)
+    empty = torch.zeros(0, 1)
+    stacked = torch.cat([logits[i] for i in order]) if examples else empty
+    tokens = torch.cat([ids[i] for i in order]) if examples else empty
+    return Knowledge(
+        np.array([ce[i] for i in order], dtype=np.float32),
+        tuple(len(example.responses[0]) for example in examples),
+        stacked.clamp(min=_LEAST_LOGIT).to(torch.float16).numpy(),
+        tokens.to(torch.int32).numpy(),
+    )
+
+
+def _by_length(examples: Sequence[Example], micro_tokens: int) -> Iterator[list[int]]:
+    """Places of the examples in groups for one pass: by length, then id, so their order does not matter."""
+    sizes = {i: len(e.prompt) + len(e.responses[0]) for i, e in enumerate(examples)}
+    order = sorted(sizes, key=lambda i: (sizes[i], examples[i].id))
+    yield from cut_by_tokens(order, [sizes[i] for i in order], micro_tokens)
+
+
+def _check_finite(values: Sequence[float], examples: Sequence[Example]) -> None:
+    guilty = [example.id for value, example in zip(values, examples, strict=True) if not np.isfinite(value)]
+    if guilty:
+        raise ModelError(f"logits of public texts are not finite numbers, at samples {', '.join(guilty)}")
