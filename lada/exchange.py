@@ -24,6 +24,7 @@ from lada.faults import crash_point
 from lada.payloads import (
     Origin,
     Schema,
+    check_logits,
     check_metrics,
     check_records,
     check_tensors,
@@ -66,7 +67,7 @@ RECORD_KINDS: Mapping[str, type[Record]] = {
     "traces": Trace,
     "verdicts": Verdict,
 }
-"""Kinds of messages that are JSON lines, and their record; ``adapters`` and ``votes`` are arrays."""
+"""Kinds of messages that are JSON lines, and their record; ``adapters``, ``votes``, ``logits`` are arrays."""
 
 Kind = Literal[
     "ids",
@@ -76,6 +77,7 @@ Kind = Literal[
     "traces",
     "verdicts",
     "votes",
+    "logits",
     "adapters",
     "state",
     "predictions",
@@ -435,6 +437,11 @@ def _check_public(
         check_numbering(written, origin, first=len(legal.synthetic), public_ids=legal.public)
     elif entry.kind == "votes":
         read_votes(content, origin, num_questions=len(legal.synthetic), most=limits.max_items)
+    elif entry.kind == "logits":
+        arrays = check_logits(content, origin, limits=limits, num_public=len(legal.ids))
+        count = len(arrays["ce" if "ce" in arrays else "letters"])
+        if count != entry.items:
+            raise origin.error("item-count", f"{count} texts, manifest says {entry.items}")
     elif entry.kind != "adapters":
         raise origin.error("kind", f"'{entry.kind}' must not be published")
     elif entry.path.endswith(".safetensors"):

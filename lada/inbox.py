@@ -19,7 +19,7 @@ from lada.exchange import (
     question_messages,
     read_message,
 )
-from lada.payloads import Origin
+from lada.payloads import Origin, check_logits
 from lada.plan import Plan
 from lada.records import Record
 from lada.rundir import RunDir, Stage, sha256
@@ -58,6 +58,17 @@ class Inbox:
         if message is None:
             return []
         return message_records(message, name, kind, limits=self._limits, legal_ids=self._legal_ids)
+
+    def latest_logits(
+        self, sender: str, name: str, *, steps: Collection[str]
+    ) -> tuple[dict[str, NDArray[np.generic]], Origin]:
+        """As `latest`, for a file of the kind ``logits``: its arrays, and who wrote it."""
+        message = self._newest(sender, name, steps)
+        if message is None:
+            return {}, Origin(sender, "?", name)
+        origin = message.origin(name)
+        content, count = message.contents[name], len(self._legal_ids)
+        return check_logits(content, origin, limits=self._limits, num_public=count), origin
 
     def questions(self, *, steps: Collection[str]) -> list[Synthetic]:
         """All synthetic questions that the server published in earlier stages, in the order of publication.

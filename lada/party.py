@@ -23,6 +23,7 @@ from lada.plan import Plan
 from lada.prompts import prompt
 from lada.records import Item, Letter, Question, Record, Replayed, dump_jsonl, read_jsonl
 from lada.rundir import RunDir, Stage, parse_stage, sha256
+from lada.vocabulary import Vocabulary, open_vocabulary
 
 MODEL_FILE = "state/model.safetensors"
 ADAPTER_FILE = "adapter.safetensors"
@@ -166,6 +167,11 @@ class Party:
             if (folder / MODEL_FILE).is_file():
                 return _verified(folder, MODEL_FILE, stage)
         raise ModelError(f"{self.name} has no reference policy yet")
+
+    def vocabulary(self, name: str) -> Vocabulary:
+        """The tokens of a party's model: its tokenizer is public, unlike its weights after training."""
+        folder = self._model_folder(self.config.party(name).model)
+        return open_vocabulary(folder)
 
     def training(self, kind: str) -> TrainOptions:
         """Optimiser options of ``local``, or of a role with this party's own overrides."""

@@ -14,6 +14,8 @@ from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter
 
 from lada.config import ExchangeOptions
@@ -28,6 +30,17 @@ Schema = Mapping[str, tuple[str, Shape]]
 _METRICS = TypeAdapter(dict[str, Annotated[Finite, Field(strict=True)]])
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1}
 _HEADER_CAP = 16 * 2**20
+LOGITS: Mapping[str, tuple[str, int, float, float]] = {
+    "letters": ("U8", 1, 0, 4),
+    "ce": ("F32", 1, 0, 1e6),
+    "logits": ("F16", 2, -65_504, 0),
+    "ids": ("I32", 2, 0, 2**24),
+}
+"""Everything that a message of the kind ``logits`` may hold: dtype, dimensions, least and largest value.
+
+``letters``: A to D as 0 to 3, 4 for none. ``ce``: cross-entropies. ``logits``: relative to the largest of
+their row. ``ids``: tokens. The first dimension is texts, that of ``logits`` and ``ids`` rows of texts.
+"""
 
 
 @dataclass(frozen=True)
@@ -157,6 +170,44 @@ def check_tensors(content: bytes, origin: Origin, *, expected: Schema | None = N
         if not _is_finite(bytes(entry["data"]), entry["dtype"]):
             raise origin.error("finite", f"tensor '{name}' holds NaN or infinity")
     return sorted(schema)
+
+
+def check_logits(
+    content: bytes, origin: Origin, *, limits: ExchangeOptions, num_public: int
+) -> dict[str, NDArray[np.generic]]:
+    """Parse numbers on public texts that another party wrote.
+
+    Args:
+        num_public: size of the public set; more texts are refused.
+
+    Returns:
+        Name (a key of `LOGITS`) -> array.
+
+    Raises:
+        ExchangeError: as `check_tensors`; and checks ``metadata``, ``bounds``, ``item-count``.
+    """
+    schema = tensor_schema(content, origin)
+    for name, (dtype, shape) in schema.items():
+        legal = LOGITS.get(name)
+        if legal is None:
+            raise origin.error("tensor-keys", f"tensor '{name}' is unexpected; legal: {', '.join(LOGITS)}")
+        if (dtype, len(shape)) != legal[:2]:
+            detail = f"tensor '{name}' is {dtype}, {len(shape)}-dimensional; expected {legal[0]}, {legal[1]}"
+            raise origin.error("tensor-schema", detail)
+    check_tensors(content, origin)
+    if b'"__metadata__"' in content[8 : 8 + int.from_bytes(content[:8], "little")]:
+        raise origin.error("metadata", "numbers on public texts come without any text")
+    arrays = safetensors.numpy.load(content)
+    for name, array in arrays.items():
+        least, largest = LOGITS[name][2:]
+        if array.size and not (array.min() >= least and array.max() <= largest):
+            raise origin.error("bounds", f"tensor '{name}' has a value outside {least} to {largest}")
+    counts = {len(arrays[name]) for name in ("letters", "ce") if name in arrays}
+    if len(counts) != 1 or max(counts) > min(num_public, limits.max_items):
+        raise origin.error("item-count", f"{sorted(counts)} texts; the public set has {num_public}")
+    if "ids" in arrays and ("logits" not in arrays or arrays["ids"].shape != arrays["logits"].shape):
+        raise origin.error("tensor-schema", "'ids' and 'logits' differ in shape")
+    return arrays
 
 
 def _is_finite(data: bytes, dtype: str) -> bool:

@@ -19,6 +19,7 @@ class Template:
         question: format of the stem and the option block.
         option: format of one option.
         cue: what precedes the reasoning, the bare letter and the sub-question trace.
+        thoughts, asking, rephrase: cues of the tree search (`lada.tree_actions`).
         join: text between a prompt and a response.
     """
 
@@ -74,7 +75,7 @@ def render_question(question: Question, template: str = "lab") -> str:
 def prompt(
     question: Question, *, template: str = "lab", demo: Item | None = None, cue: str = "reason"
 ) -> str:
-    """The prompt of a question; with ``demo`` (one-shot) a solved example precedes it.
+    """The prompt of a question; with ``demo`` (one-shot) an example precedes it, solved as the cue asks.
 
     Args:
         question: what is asked.
@@ -87,7 +88,8 @@ def prompt(
     tail = render_question(question, template) + ending
     if demo is None:
         return tail
-    shown = render_question(demo, template) + ending + form.join + solution(demo)
+    shown = render_question(demo, template) + ending + form.join
+    shown += demo.answer if cue == "letter" else solution(demo)
     return f"{shown}\n\n{tail}"
 
 
