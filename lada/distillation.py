@@ -75,7 +75,7 @@ def distil(
         for partner, one in allocations.items()
         if one.selection is not None
     }
-    return Learned(found, rewarded, {**_metrics(known, logs), **late, **asked})
+    return Learned(found, rewarded, {**training_metrics(known, logs), **late, **asked})
 
 
 def _close_previous_round(allocations: Mapping[str, Allocation], entry: ByPartner) -> dict[str, float]:
@@ -258,7 +258,8 @@ def _remember(
             )
 
 
-def _metrics(examples: Sequence[Example], logs: Sequence[StepLog]) -> dict[str, float]:
+def training_metrics(examples: Sequence[Example], logs: Sequence[StepLog]) -> dict[str, float]:
+    """Of a training, for metrics.csv: steps, samples, losses, and log-ratios where there is a reference."""
     found = {"optimiser_steps": float(len(logs)), "trained_samples": float(len(examples))}
     if not logs:
         return found

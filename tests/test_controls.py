@@ -7,22 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from lada.config import layers, read_run, resolve
+from lada.config import layers, resolve
 from lada.errors import ConfigError
-from lada.method import load_method
-from lada.party import ModelCache, Party
 from lada.plan import read_plan
 from lada.records import SampleId, SampleLog, read_jsonl
 from lada.replay import find_replayed
 from lada.report.study import arm_name
 from lada.results import read_metrics
 from lada.rundir import RunDir, Stage
-from lada.runs import model_folder, resolve_run
+from lada.runs import resolve_run
 from lada.selection.allocation import Allocation, AllocationOptions
 from lada.selection.select import SelectOptions, select
 from lada.stage import run_stage
 from tests.federation import Quiet, commit, drive, metrics
 from tests.federation import make as make_run
+from tests.one_party import party
 from tests.smallest_models import SETTINGS
 from tests.test_allocation import IDS, features
 
@@ -108,22 +107,6 @@ def test_any_option_named_oracle_counts_and_a_folder_of_that_name_does_not() -> 
 
 def make(runs: Path, *settings: str, **named: str) -> RunDir:
     return make_run(runs, *SETTINGS, "training.client.batch_size=2", *settings, small=False, **named)
-
-
-def party(run: RunDir, name: str) -> Party:
-    plan = read_plan(run)
-    stage = plan.find(name, "r00-prepare")
-    found = read_run(run.root)
-    return Party(
-        run,
-        found,
-        plan,
-        stage,
-        options=load_method(found.method).options,
-        model_folder=model_folder(found),
-        reporter=Quiet(),
-        cache=ModelCache(),
-    )
 
 
 @pytest.mark.usefixtures("smallest_lab")

@@ -18,27 +18,25 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from safetensors.torch import load as load_tensors
 
+from lada.answering import IDS, OWN_TEXTS, TEXTS, answer
 from lada.config import Fraction, Rate, derive_seed
 from lada.distillation import Learned, distil, reward_records, sample_logs
 from lada.exchange import Outbox
-from lada.generation import generate
 from lada.inbox import by_id
-from lada.local import add_evaluation, expected_lengths, measure, prepare_client, prepare_server
+from lada.local import add_evaluation, measure, prepare_client, prepare_server
 from lada.losses import PairLoss
 from lada.method import Step
 from lada.models import LanguageModel
 from lada.pairs import TextPair, Weighting, make_examples, overlap_weights, right_texts, text_pairs
 from lada.party import MODEL_FILE, Party, json_payload, model_payloads, records_payload, tensors_payload
 from lada.records import Response, SampleId, parse_jsonl
-from lada.results import METRICS_FILE, SAMPLES_FILE
+from lada.results import SAMPLES_FILE
 from lada.selection.allocation import Allocation, AllocationOptions
 from lada.selection.features import prompt_features
 
-IDS, TEXTS, REWARDS = "ids.jsonl", "responses.jsonl", "rewards.jsonl"
+REWARDS = "rewards.jsonl"
 SELECTING, ANSWERING = ("prepare", "learn", "teach"), ("respond", "renew")
 """Steps that send ids, and steps that send texts."""
-OWN_TEXTS = "state/own_responses.jsonl"
-LENGTHS = "state/public_lengths.json"
 
 
 class Config(AllocationOptions):
@@ -204,43 +202,6 @@ def open_allocations(party: Party) -> dict[str, Allocation]:
 def selected(allocations: Mapping[str, Allocation]) -> dict[str, list[str]]:
     """Partner -> ids selected for this round."""
     return {partner: one.selection.ids for partner, one in allocations.items() if one.selection is not None}
-
-
-def answer(party: Party, ids: Sequence[str]) -> tuple[dict[str, Response], Outbox]:
-    """Generate reasoning texts with the party's current model.
-
-    A text that hit the length limit is dropped and counted, never cut (architecture, section 9).
-
-    Returns:
-        Id -> text, and an outbox that keeps the texts and their lengths as private state.
-    """
-    confident = party.config.exchange.publish_confidence
-    tick = party.reporter.phase("answers", len(ids))
-    generated = generate(
-        party.open_model(),
-        [party.prompt(party.public[name]) for name in ids],
-        party.config.generation,
-        seed=party.seed("answers"),
-        expected_lengths=expected_lengths(party, LENGTHS, ids),
-        progress=lambda done, total: tick(done, ""),
-    )
-    texts = {
-        name: Response(id=name, text=one.text, confidence=one.confidence if confident else None)
-        for name, one in zip(ids, generated, strict=True)
-        if one.finished
-    }
-    lengths = party.latest_json(LENGTHS) or {}
-    lengths |= {name: one.num_tokens for name, one in zip(ids, generated, strict=True)}
-    outbox = Outbox()
-    outbox.private[OWN_TEXTS] = records_payload(list(texts.values()), "state")
-    outbox.private[LENGTHS] = json_payload(lengths, "state")
-    again = "" if party.stage.step == "respond" else f"/{party.stage.step}"
-    counts = {
-        f"responses{again}": float(len(texts)),
-        f"responses_dropped{again}": float(len(ids) - len(texts)),
-    }
-    outbox.private[METRICS_FILE] = json_payload(counts, "metrics")
-    return texts, outbox
 
 
 def received_pairs(party: Party, allocations: Mapping[str, Allocation]) -> list[TextPair]:
