@@ -64,8 +64,9 @@ def filter_metrics(logs: Iterable[SampleLog], answers: Mapping[str, str], seen: 
     if rows:
         right = [row.chosen == answers[row.id] for row in rows]
         found["chosen_right"] = float(np.mean(right))
-        found["letters_agree"] = float(np.mean([row.chosen == row.rejected for row in rows]))
-        found["same_text"] = float(np.mean([row.same_text for row in rows]))
+        if any(row.rejected is not None for row in rows):  # not so where a method compares no own texts
+            found["letters_agree"] = float(np.mean([row.chosen == row.rejected for row in rows]))
+            found["same_text"] = float(np.mean([row.same_text for row in rows]))
         found["auc_score"] = _auc_of([row.score for row in rows], right)
         found["auc_reward"] = _auc_of([row.reward for row in rows], right)
         found["auc_likelihood"] = _auc_of([row.likelihood for row in rows], right)

@@ -84,3 +84,10 @@ def test_gains_are_compared_where_both_are_known() -> None:
     logs = [log(f"q{n}", "A", paper_gain=float(n), paired_gain=float(2 * n)) for n in (1, 2, 3)]
     logs.append(log("q4", "A", paper_gain=-9.0))
     assert filter_metrics(logs, ANSWERS, set())["corr_paper_paired"] == pytest.approx(1.0)
+
+
+def test_without_own_texts_nothing_is_said_of_agreement() -> None:
+    found = filter_metrics([log("q1", "A"), log("q2", "C")], ANSWERS, set())
+    assert found["chosen_right"] == 0.5
+    assert not {"letters_agree", "same_text"} & found.keys()
+    assert "letters_agree" in filter_metrics([log("q1", "A", "B")], ANSWERS, set())
