@@ -40,7 +40,7 @@ def answer(
     tick = party.reporter.phase("answers", len(new))
     generated = generate(
         party.open_model(),
-        [party.prompt(party.public[name]) for name in new],
+        [party.prompt(party.question(name)) for name in new],
         party.config.generation,
         seed=party.seed("answers"),
         expected_lengths=expected_lengths(party, LENGTHS, new),

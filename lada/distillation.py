@@ -302,7 +302,7 @@ def sample_logs(
         assert selection is not None
         row = selection.row(pair.id)
         scored = selection.by == "filter"
-        options = party.public[pair.id].options
+        options = party.question(pair.id).options
         likelihood = learned.losses[pair.partner].likelihood or {}
         found.append(
             SampleLog(

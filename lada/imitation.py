@@ -40,7 +40,7 @@ def text_examples(party: Party, model: LanguageModel, texts: ByPartner) -> list[
         examples.append(
             Example(
                 id=name,
-                prompt=tuple(model.prompt_ids(party.prompt(party.public[name]))),
+                prompt=tuple(model.prompt_ids(party.prompt(party.question(name)))),
                 responses=tuple(tuple(response) for response in responses),
                 terms=tuple(
                     Term(partner, chosen=place, rejected=None, weight=weights[partner])
@@ -84,7 +84,7 @@ def text_logs(
     found = []
     for partner, mine in texts.items():
         for name, text in sorted(mine.items()):
-            options = party.public[name].options
+            options = party.question(name).options
             other = (own or {}).get(name)
             found.append(
                 SampleLog(

@@ -70,11 +70,11 @@ class Inbox:
         content, count = message.contents[name], len(self._legal_ids)
         return check_logits(content, origin, limits=self._limits, num_public=count), origin
 
-    def questions(self, *, steps: Collection[str]) -> list[Synthetic]:
+    def questions(self, *, steps: Collection[str] = ()) -> list[Synthetic]:
         """All synthetic questions that the server published in earlier stages, in the order of publication.
 
         Args:
-            steps: names of the server's steps that publish questions, be it none at all.
+            steps: names of the server's steps that publish a file of questions, even an empty one.
 
         Raises:
             ExchangeError: check ``missing`` when a stage of these steps has published nothing.

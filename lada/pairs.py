@@ -93,7 +93,7 @@ def make_examples(
         examples.append(
             Example(
                 id=name,
-                prompt=tuple(model.prompt_ids(party.prompt(party.public[name]))),
+                prompt=tuple(model.prompt_ids(party.prompt(party.question(name)))),
                 responses=tuple(
                     tuple(model.response_ids(join(text, party.config.template))) for text in texts
                 ),

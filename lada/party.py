@@ -23,6 +23,7 @@ from lada.plan import Plan
 from lada.prompts import prompt
 from lada.records import Item, Letter, Question, Record, Replayed, dump_jsonl, read_jsonl
 from lada.rundir import RunDir, Stage, parse_stage, sha256
+from lada.synthetic import Synthetic
 from lada.vocabulary import Vocabulary, open_vocabulary
 
 MODEL_FILE = "state/model.safetensors"
@@ -102,6 +103,15 @@ class Party:
     def public(self) -> dict[str, Question]:
         """The shared questions by id, in order of their ids."""
         return {question.id: question for question in sorted(self.run.public_questions(), key=_id)}
+
+    @cached_property
+    def synthetic(self) -> dict[str, Synthetic]:
+        """Questions that the server published in earlier stages by id, in the order of publication."""
+        return {question.id: question for question in self.inbox.questions()}
+
+    def question(self, name: str) -> Question:
+        """A question that messages may name: of the public set, or one that the server published since."""
+        return self.public[name] if name in self.public else self.synthetic[name].item().public()
 
     @cached_property
     def train_items(self) -> list[Item]:
