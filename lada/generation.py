@@ -27,6 +27,7 @@ class Generated:
         confidence: mean log-probability (nats, temperature 1) of the generated tokens; that of a uniform
             guess where there is none.
         stopped: whether a stop string ended it.
+        added: the part of ``text`` that was generated, stripped.
     """
 
     text: str
@@ -34,6 +35,7 @@ class Generated:
     finished: bool
     confidence: float
     stopped: bool = False
+    added: str = ""
 
 
 def generate(
@@ -132,15 +134,20 @@ class _Row:
 
     def result(self, model: LanguageModel) -> Generated:
         finished = self.tokens[-1] == model.eos_id
-        text = model.text(self.given + (self.tokens[:-1] if finished else self.tokens))
-        beyond = self._beyond_stop(model)
-        text = text[: len(text) - beyond].strip()
-        count = len(self.tokens)
-        return Generated(text, count, finished and not beyond, self.total / count, stopped=beyond > 0)
+        tokens = self.tokens[:-1] if finished else self.tokens
+        text, added, beyond = model.text(self.given + tokens), model.text(tokens), self._beyond_stop(model)
+        return Generated(
+            text[: len(text) - beyond].strip(),
+            len(self.tokens),
+            finished,
+            self.total / len(self.tokens),
+            stopped=beyond > 0,
+            added=added[: len(added) - beyond].strip(),
+        )
 
     def _beyond_stop(self, model: LanguageModel) -> int:
         """Characters from the stop string on; 0 where it does not stand in what was generated."""
-        if self.stop is None:
+        if self.stop is None or self.tokens[-1] == model.eos_id:
             return 0
         text = model.text(self.tokens)
         blank = len(text) - len(text.lstrip())
