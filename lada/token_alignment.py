@@ -2,7 +2,8 @@
 
 FedMKT's alignment (baselines, section 4) without the traps of its public code: special tokens and padded
 embedding rows map to nothing, the vocabulary map is made only for tokens that occur, and what depends on
-texts and tokenizers alone is found once.
+texts and tokenizers alone is found once. Its alternative ``greedy_dp`` is left out: it averages logits of
+different positions and treats its borders unequally.
 
 A *row* of logits predicts the next token. Row 0 of a response stands at the end of the prompt, row t after
 its t-th token; the last row predicts the end-of-sequence token.
@@ -114,9 +115,14 @@ def edit_distance(a: str, b: str) -> int:
 
 
 def offset_alignment(blend_ends: Sequence[int], base_ends: Sequence[int]) -> list[int]:
-    """Per base token the blending token that ends at the same place, `NOTHING` where none does."""
+    """Per base token the blending token that ends at the same place, `NOTHING` where none does.
+
+    Of several tokens that end at one place (SentencePiece's own leading space, parts of a character) the last
+    counts: what follows it is new text.
+    """
     places = {end: place for place, end in enumerate(blend_ends)}
-    return [places.get(end, NOTHING) for end in base_ends]
+    last = {end: place for place, end in enumerate(base_ends)}
+    return [places.get(end, NOTHING) if last[end] == i else NOTHING for i, end in enumerate(base_ends)]
 
 
 def dtw_alignment(blend: Sequence[str], base: Sequence[str]) -> tuple[list[list[int]], int]:

@@ -41,6 +41,15 @@ def test_one_shot_puts_a_solved_example_before_the_same_prompt(template: str) ->
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
+def test_one_shot_for_a_bare_letter_shows_a_bare_letter(template: str) -> None:
+    shown = prompt(ITEM.public(), template=template, demo=ITEM, cue="letter")
+    first, last = shown.split("\n\n")
+    assert first.endswith("Answer: B")
+    assert last == prompt(ITEM, template=template, cue="letter")
+    assert "2 + 2 = 4" not in shown
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
 @given(
     stem=st.text(min_size=1, max_size=60),
     options=st.tuples(*[st.text(min_size=1, max_size=20)] * 4),

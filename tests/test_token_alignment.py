@@ -294,6 +294,15 @@ def test_offset_rows_stand_after_the_same_text(blend: str, base: str, text: str)
             assert before == b"".join(lab(blend).content(token) or b"" for token in one.ids[:other])
 
 
+def test_a_leading_space_of_the_tokenizers_own_is_no_place_in_the_text() -> None:
+    """What stands after it is the text's beginning; the row that predicts it has no partner elsewhere."""
+    spaced, plain = sentencepiece(dummy_prefix=True), sentencepiece()
+    one, two = spaced.cut(" T"), plain.cut(" T")
+    assert (one.ends, two.ends) == ((0, 2), (2,))
+    assert align_rows(one, two, "offset", VocabularyMap(spaced, plain)) == [1, 2]
+    assert align_rows(two, one, "offset", VocabularyMap(plain, spaced)) == [NOTHING, 0, 1]
+
+
 def test_warped_rows_need_one_partner_of_the_same_text() -> None:
     text = "util 12 it"
     blend, base = lab("llama"), lab("gemma")

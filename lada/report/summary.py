@@ -18,7 +18,7 @@ TARGET_NOTE = (
     "back; compare with the model as it came, and with local.target=self_rationale (README, Results)."
 )
 FOREIGN_NOTE = "These models were not trained for this dataset: expect accuracies near chance (25 %)."
-TEXT_KINDS = ("ids", "responses", "questions", "votes", "traces", "verdicts")
+TEXT_KINDS = ("ids", "responses", "questions", "votes", "logits", "traces", "verdicts")
 """Kinds of messages that the paper's measure of communication counts: texts, ids and what stands for them."""
 Values = Mapping[tuple[int, str, str], float]
 
