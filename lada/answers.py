@@ -38,6 +38,11 @@ def extract_letter(text: str, options: Sequence[str]) -> Letter | None:
     return _letter(bare) if bare in LETTERS else None
 
 
+def has_marker(text: str) -> bool:
+    """Whether a text says "the answer is X", in whatever place."""
+    return _MARKER.search(text) is not None
+
+
 def _letter(text: str) -> Letter:
     return LETTERS["ABCD".index(text.upper())]
 

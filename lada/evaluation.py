@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lada.answers import extract_letter
 from lada.config import GenerationOptions
-from lada.generation import generate
+from lada.generation import Generated, generate
 from lada.models import LanguageModel
 from lada.prompts import prompt
 from lada.records import Item, Prediction
@@ -55,6 +55,11 @@ def evaluate(
     answers = generate(
         model, prompts, options, seed=seed, expected_lengths=expected_lengths, progress=progress
     )
+    return judge(items, answers)
+
+
+def judge(items: Sequence[Item], answers: Sequence[Generated]) -> Evaluation:
+    """Compare the letters of answers, one per item in order, with the items' own."""
     predictions = []
     for item, answer in zip(items, answers, strict=True):
         letter = extract_letter(answer.text, item.options)

@@ -19,7 +19,7 @@ MEMBERS = {
     "diagnostics results inbox provenance synthetic replay",
     1: "data",
     2: "models generation row_cache evaluation losses forward training token_alignment vocabulary "
-    "soft_targets knowledge labels selection lab "
+    "soft_targets knowledge labels selection socratic lab "
     "tree_search tree_texts tree_actions consistency",
     3: "party method methods local pairs distillation answering imitation shared_texts runs",
     4: "stage progress report __main__",

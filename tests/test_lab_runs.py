@@ -8,6 +8,7 @@ import pytest
 
 from lada.answers import extract_letter
 from lada.records import Response, SampleLog, read_jsonl
+from lada.socratic import parse_trace
 from tests.federation import commit, drive, make, metrics
 
 pytestmark = pytest.mark.slow
@@ -49,3 +50,20 @@ def test_the_oracle_trains_on_a_share_of_the_right_texts(tmp_path: Path) -> None
         assert trained < right < {text.id for text in sent}
         assert metrics(run)[number, "client-1", "selected/server"] == 16 >= len(trained) > 8
         assert metrics(run)[number, "client-1", "filter/server/chosen_right"] == 1.0
+
+
+@pytest.mark.parametrize("dataset", ["lab-math", "lab-cot"])
+@pytest.mark.parametrize("variant", ["concat", "unified"])
+def test_the_llm_takes_questions_apart_and_clients_learn_it(
+    variant: str, dataset: str, tmp_path: Path
+) -> None:
+    setting = (f"method.variant={variant}", "rounds=1", "generation.max_new_tokens=96")
+    run = drive(make(tmp_path, *setting, dataset=dataset, method="socratic_cot"))
+    found = metrics(run)
+    assert found[0, "server", "socratic/kept"] > 0.4
+    assert found[0, "server", "socratic/fallback"] < 0.5
+    path = run.root / "exchange" / "server" / "all" / "r00-decompose" / "responses.jsonl"
+    traces = [steps for one in read_jsonl(Response, path) if (steps := parse_trace(one.text))]
+    assert len(traces) == round(32 * found[0, "server", "socratic/kept"])
+    assert all(2 <= len(steps) <= 6 for steps in traces)
+    assert found[1, "client-1", "train_loss"] < found[1, "client-1", "train_loss_first"]
