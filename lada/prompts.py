@@ -46,8 +46,8 @@ TEMPLATES = {
         " ",
         "Let's think step by step and finish with 'The answer is X'.\nSolution:",
         "Give the letter only.\nAnswer:",
-        "Ask and answer one sub-question at a time, as 'Q1: ... A1: ... Q2: ... A2: ...'. The last one is the "
-        "question itself, and its answer finishes with 'The answer is X'.\nSteps:",
+        "Ask and answer one sub-question at a time, as 'Q1: ... A1: ... Q2: ... A2: ...'. The last one is "
+        "the question itself, and its answer finishes with 'The answer is X'.\nSteps:",
         " ",
         thoughts="Solve it in short steps, each on a line of its own; the last line is 'The answer is X'.\n"
         "Solution:",
