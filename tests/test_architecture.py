@@ -18,10 +18,10 @@ MEMBERS = {
     0: "errors faults config records answers prompts rundir payloads exchange plan ledger lease driver "
     "diagnostics results inbox provenance synthetic replay",
     1: "data",
-    2: "models generation row_cache evaluation losses forward training token_alignment vocabulary "
-    "soft_targets knowledge labels selection socratic lab "
+    2: "models generation row_cache evaluation losses forward training token_alignment vocabulary voting "
+    "soft_targets knowledge labels selection socratic embedding writing lab "
     "tree_search tree_texts tree_actions consistency",
-    3: "party method methods local pairs distillation answering imitation shared_texts runs",
+    3: "party method methods local pairs distillation answering imitation shared_texts boosting runs",
     4: "stage progress report __main__",
 }
 """Ring -> modules and packages of lada; what is inside a package has its ring (architecture, section 2)."""
