@@ -436,7 +436,10 @@ def _check_public(
         written = [record for record in records if isinstance(record, Synthetic)]
         check_numbering(written, origin, first=len(legal.synthetic), public_ids=legal.public)
     elif entry.kind == "votes":
-        read_votes(content, origin, num_questions=len(legal.synthetic), most=limits.max_items)
+        count = len(legal.synthetic)
+        read_votes(content, origin, num_questions=count, most=limits.max_items)
+        if count != entry.items:
+            raise origin.error("item-count", f"votes on {count} questions, manifest says {entry.items}")
     elif entry.kind == "logits":
         arrays = check_logits(content, origin, limits=limits, num_public=len(legal.ids))
         count = len(arrays["ce" if "ce" in arrays else "letters"])

@@ -188,6 +188,12 @@ def test_votes_of_another_form_are_refused(
     refused(checked(tmp_path, CLIENT_VOTES, outbox, known=3), check_name, CLIENT_VOTES)
 
 
+def test_votes_are_as_many_as_the_manifest_says(tmp_path: Path) -> None:
+    outbox = Outbox()
+    outbox.send("server", VOTES, Payload("votes", 2, votes(ones(3)).public["server"][VOTES].data))
+    refused(checked(tmp_path, CLIENT_VOTES, outbox, known=3), "item-count", CLIENT_VOTES)
+
+
 def test_votes_come_from_clients_to_the_server_alone(tmp_path: Path) -> None:
     payload = votes(ones(1)).public["server"][VOTES]
     for number, (stage, recipient, name) in enumerate(

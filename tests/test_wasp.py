@@ -101,6 +101,10 @@ def test_the_steps_of_a_run_are_those_of_the_page(whole: RunDir) -> None:
     ]
 
 
+def test_with_one_step_only_the_first_questions_are_written_before_round_1(reference: RunDir) -> None:
+    assert names(reference) == ["r00-prepare", "r00-write_0", "r01-vote", "r01-write", "r01-learn"]
+
+
 def test_every_party_is_measured_every_round_and_clients_learn_all_questions(whole: RunDir) -> None:
     found = metrics(whole)
     assert (0, "client-1", "accuracy_base") in found
