@@ -9,6 +9,7 @@ import pytest
 
 from lada.config import layers, resolve
 from lada.errors import ConfigError
+from lada.method import method_names
 from lada.plan import read_plan
 from lada.records import SampleId, SampleLog, read_jsonl
 from lada.replay import find_replayed
@@ -91,6 +92,13 @@ def test_a_run_that_opens_the_answers_is_called_so_everywhere() -> None:
     assert not plain.opens_answers and "oracle" not in plain.run_id
     assert opened.opens_answers and opened.run_id.startswith("1-lada-oracle-lab-math-")
     assert arm_name(opened).startswith("lada-oracle") and "oracle" not in arm_name(plain)
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_no_method_opens_the_answers_by_default(method: str) -> None:
+    for size in ("tiny", "quick", "paper"):
+        found = layers(scenario="1", method=method, dataset="lab-math", size=size)
+        assert not resolve_run(found).opens_answers
 
 
 def test_any_option_named_oracle_counts_and_a_folder_of_that_name_does_not() -> None:
