@@ -21,6 +21,7 @@ from lada.records import Item, read_jsonl
 from lada.rundir import RunDir
 from lada.selection.min_ce import source_weights
 from lada.shared_texts import SharedTexts, TransferOptions
+from lada.token_alignment import dtw_alignment
 from tests.federation import make
 from tests.one_party import party
 
@@ -252,6 +253,20 @@ def test_targets_equal_the_slow_copy_on_200_texts(
                 compared[rule, base] = compared.get((rule, base), 0) + int(np.any(found))
     assert sum(count for (rule, _), count in compared.items() if rule == "greater") == NUM_TEXTS
     assert all(compared["paper", base] > 5 for base in PARTIES if base != "server")
+
+
+def test_warped_pairs_equal_the_slow_copy_on_200_pairs(texts: dict[str, str]) -> None:
+    """Also of two texts that differ, where ties are more frequent than in two cuts of one text."""
+    draw, names = random.Random(11), list(PARTIES)
+    listed = list(texts.values())
+    for place in range(NUM_TEXTS):
+        one, other = draw.sample(names, 2)
+        second = listed[place] if place % 2 else listed[(place + 7) % NUM_TEXTS]
+        blend, base = (
+            [spelled(name, token).replace(" ", "") for token in tokenizer(name).encode(text[:60]).ids]
+            for name, text in ((one, listed[place]), (other, second))
+        )
+        assert dtw_alignment(blend, base)[0] == warped(blend, base)
 
 
 def test_the_three_families_cut_these_texts_differently(texts: dict[str, str]) -> None:

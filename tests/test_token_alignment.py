@@ -229,6 +229,17 @@ def test_oracles_2_and_3_of_time_warping(
     assert dtw_alignment(blend, base) == (matched, cost)
 
 
+@pytest.mark.parametrize(
+    ("blend", "base", "matched"),
+    [
+        (["a", "a"], ["a", "a"], [[0], [1]]),  # all three ways cost 0: diagonal
+        (["b", "a", "b"], ["a", "b", "a"], [[0], [0], [1, 2]]),  # blending before base, from (2, 2)
+    ],
+)
+def test_ties_on_the_way_back(blend: list[str], base: list[str], matched: list[list[int]]) -> None:
+    assert dtw_alignment(blend, base)[0] == matched
+
+
 def test_time_warping_breaks_on_the_textbook_case_and_offsets_do_not() -> None:
     """Pitfall 2: "the" is paired with {ize, the}, so both rows fall back; by offsets no base row is lost."""
     blend, base = ["we", "util", "ize", "the", "dynamic"], ["we", "utilize", "the", "dynamic"]
