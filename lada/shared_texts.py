@@ -31,16 +31,7 @@ from lada.vocabulary import Vocabulary
 
 
 class TransferOptions(Options):
-    """What is shared, and how it is read by another tokenizer.
-
-    Attributes:
-        mode: ``letter`` shares the four letters' logits where a bare letter answers the question; ``seq``
-            shares the likeliest tokens along the LLM's reasoning and the label.
-        top_k: tokens per position in ``seq``.
-        align: ``offset`` reads the row after the same text, none where there is no such row; ``dtw`` is
-            FedMKT's dynamic time warping, with the next token as target where that finds no partner.
-        temperature: of the distributions that are learnt.
-    """
+    """What is shared, and how it is read by another tokenizer; described where a method takes them."""
 
     mode: Literal["letter", "seq"] = "letter"
     top_k: Positive = 32

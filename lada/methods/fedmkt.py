@@ -54,6 +54,12 @@ class Config(TransferOptions):
     """FedMKT's options.
 
     Attributes:
+        mode: ``letter`` shares the four letters' logits where a bare letter answers the question; ``seq``
+            shares the likeliest tokens along the LLM's reasoning and the label.
+        top_k: tokens per position in ``seq``.
+        align: ``offset`` reads the row after the same text, none where there is no such row; ``dtw`` is
+            FedMKT's dynamic time warping, with the next token as target where that finds no partner.
+        temperature: of the distributions that are learnt.
         label_source: ``vote`` takes the letter that most models' reasoning ends with, the LLM's where they
             tie; ``llm`` takes the LLM's: it then knows nearly every text best, and hardly anything is
             transferred to it. ``oracle`` reads the sealed answers; run and results are then named so.
