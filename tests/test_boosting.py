@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lada.boosting import Boosting, mean_one, missed_samples, share_of
+from lada.boosting import Boosting, missed_samples, share_of, solved_example
 from lada.local import train
 from lada.losses import PairLoss
 from lada.records import Item
@@ -63,14 +63,6 @@ def test_without_a_judge_or_samples_nothing_changes() -> None:
     assert empty.missed == []
 
 
-def test_new_samples_come_in_at_the_mean() -> None:
-    assert mean_one(["a", "b"], {}) == {"a": 1.0, "b": 1.0}
-    found = mean_one(["a", "b", "c"], {"a": 0.5, "b": 1.5})
-    assert found == pytest.approx({"a": 0.5, "b": 1.5, "c": 1.0})
-    assert sum(mean_one(["a", "b"], {"a": 0.2, "gone": 9.0}).values()) == pytest.approx(2)
-    assert mean_one([], {}) == {}
-
-
 def test_a_share_among_four() -> None:
     assert share_of([math.log(0.1), math.log(0.3), math.log(0.4), math.log(0.2)], 1) == pytest.approx(0.3)
     assert share_of([-1000.0, -1000.0, -2000.0, -2000.0], 0) == pytest.approx(0.5)
@@ -104,8 +96,6 @@ def test_a_random_model_misses_almost_everything_with_a_probability_between_0_an
 def test_a_model_that_learnt_the_answers_misses_nothing(run: RunDir) -> None:
     one = party(run, "client-1")
     model = one.open_model()
-    from lada.boosting import solved_example
-
     items = questions("C")
     examples = [solved_example(one, model, item) for item in items]
     options = one.training("client").model_copy(update={"epochs": 150, "max_steps": None, "batch_size": 4})

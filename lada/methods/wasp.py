@@ -54,7 +54,6 @@ from lada.writing import FORMS, Examples, Writer
 MOST_STEPS = 16
 VOTING = ("vote", *(f"vote_{step}" for step in range(1, MOST_STEPS)))
 WRITING = ("write", *(f"write_{step}" for step in range(MOST_STEPS)))
-WEIGHTS = "state/sample_weights.json"
 
 
 class Config(Options):
@@ -75,7 +74,7 @@ class Config(Options):
         duplicate: a question whose cosine to another is above this is dropped.
         embedder: ``tfidf`` of words, or ``hidden`` states of ``embedder_model``, which nobody trains.
         embedder_model: a model that every party has.
-        boosting: weigh samples by what the client's model makes of them; else all alike.
+        boosting: weigh samples by what the client's model makes of them after each epoch; else all alike.
         server_update: ``sft_top_voted`` trains the LLM on the questions with the most votes; ``none`` is the
             original; ``sft_on_slm`` on the clients' texts, as FedKD does.
         top_share: of all questions that count as top-voted.
@@ -179,13 +178,11 @@ def respond(party: Party) -> Outbox:
 def learn_client(party: Party) -> Outbox:
     """Learn all synthetic questions, each with its weight, and be measured."""
     model, items = party.open_model(), [question.item() for question in synthetic(party)]
-    known: dict[str, float] = party.latest_json(WEIGHTS) or {}
-    weights, metrics = learn_boosted(party, model, items, known, boosting=options_of(party).boosting)
+    metrics = learn_boosted(party, model, items, boosting=options_of(party).boosting)
     outbox = Outbox()
     publish_model(party, model, outbox)
     if options_of(party).noise != "off":
         outbox.public.clear()
-    outbox.private[WEIGHTS] = json_payload(weights, "state")
     add_evaluation(outbox, measure(party, model, "after the round"), metrics)
     return outbox
 
