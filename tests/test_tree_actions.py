@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 import torch
 
-from lada import tree_actions, tree_texts
+from lada import tree_actions, tree_search, tree_texts
 from lada.config import GenerationOptions
 from lada.data import lab
 from lada.data.lab_skills import trace
@@ -284,7 +284,7 @@ def test_solutions_are_the_best_ones_each_text_once() -> None:
 
 
 def test_no_signature_asks_for_the_right_answer() -> None:
-    for module in (tree_actions, tree_texts):
+    for module in (tree_actions, tree_search, tree_texts):
         for name, thing in inspect.getmembers(module, inspect.isroutine):
             names = set(inspect.signature(thing).parameters)
             assert not names & {"gold", "item", "items", "sealed", "label", "labels"}, name

@@ -90,11 +90,11 @@ def search(party: Party) -> Outbox:
 
 def verify(party: Party) -> Outbox:
     """The server completes every client's solutions and tells it which ones came out alike (R3)."""
-    outbox = Outbox()
+    outbox, model = Outbox(), party.open_model()
     metrics: dict[str, float] = {}
     for client in party.partners:
         traces = _by_question(party.inbox.latest(client, TRACES, Trace, steps=("search",)))
-        found = judge(party, party.open_model(), traces, client)
+        found = judge(party, model, traces, client)
         verdicts = [
             Verdict(id=name, place=place, consistent=value)
             for (name, place), value in sorted(found.verdicts.items())
