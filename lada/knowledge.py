@@ -25,7 +25,7 @@ from lada.training import Example, cut_by_tokens
 _LEAST_LOGIT = -60_000.0
 """Within float16; a token this far below the likeliest has probability 0 anyway."""
 Passes = Callable[[Sequence[Pair]], tuple[Tensor, Tensor, Tensor, Tensor]]
-"""Sequences -> ids [n, K], their log-probabilities [n, K], those of the response tokens [n], sequences [n]."""
+"""Sequences -> ids [n, K], their log-probabilities, those of the response tokens [n], each row's sequence."""
 
 
 @dataclass(frozen=True)
