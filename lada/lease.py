@@ -7,8 +7,9 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from lada.errors import BusyError
 
@@ -66,6 +67,23 @@ def _refuse_if_alive(path: Path, text: str) -> None:
         raise BusyError(f"{where} drives this run; if it is gone for good, remove {path}")
     if _start(pid) == start:
         raise BusyError(f"{where} drives this run; wait for it, or stop it with `kill {pid}`")
+
+
+def read_owner(path: Path) -> dict[str, Any] | None:
+    """Who holds a lease: host, pid, start and, inside a job, its id; None where no readable lease is."""
+    try:
+        owner = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return owner if isinstance(owner, dict) else None
+
+
+def owner_lives(owner: Mapping[str, Any]) -> bool | None:
+    """Whether the process that holds a lease is alive; None where it cannot be seen: on another host."""
+    if owner.get("host") != socket.gethostname():
+        return None
+    pid = owner.get("pid")
+    return isinstance(pid, int) and _start(pid) == owner.get("start")
 
 
 def _start(pid: int) -> str | None:
