@@ -8,11 +8,13 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import submitit
 
 from jobs.stage_job import read_exit, run_command
 from lada.driver import Ended
+from lada.policy import Change
 from lada.rundir import RunDir, Stage
 
 NO_TIME_LIMIT = 60 * 24 * 30
@@ -41,10 +43,16 @@ class Local:
         self._waiting: deque[tuple[Stage, str]] = deque()
         self._live: list[_Live] = []
 
-    def start(self, stage: Stage, attempt: str) -> None:
+    def start(self, stage: Stage, attempt: str, change: Change) -> dict[str, Any]:
         """Queue an attempt; it begins when fewer than ``width`` others run."""
         self._waiting.append((stage, attempt))
         self._fill()
+        return {}
+
+    def adopt(self, stage: Stage) -> dict[str, Any] | None:
+        """An attempt of this very launcher that waits or runs; those of a dead driver are not found."""
+        mine = [*(live.stage for live in self._live), *(waiting for waiting, _ in self._waiting)]
+        return {} if stage in mine else None
 
     def poll(self) -> list[Ended]:
         """Attempts that ended since the last call."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ from lada.method import load_method
 from lada.models import set_matmul_precision
 from lada.party import ModelCache, Party, Reporter
 from lada.plan import read_plan
+from lada.policy import Change
 from lada.progress import open_log
 from lada.rundir import RunDir, Stage
 from lada.runs import model_folder
@@ -64,7 +66,7 @@ class InProcess:
         self._cache = ModelCache()
         self._ended: list[Ended] = []
 
-    def start(self, stage: Stage, attempt: str) -> None:
+    def start(self, stage: Stage, attempt: str, change: Change) -> dict[str, Any]:
         """Run a stage; its outcome is what `poll` returns next."""
         begun = time.monotonic()
         code, detail = 0, ""
@@ -80,6 +82,10 @@ class InProcess:
             if code:
                 log(f"failed: {detail}")
         self._ended.append(Ended(stage, code, detail, time.monotonic() - begun))
+        return {}
+
+    def adopt(self, stage: Stage) -> None:
+        """Nothing to take over: a stage never outlives its process."""
 
     def poll(self) -> list[Ended]:
         """What ended since the last call."""

@@ -16,7 +16,7 @@ import lada.methods
 ROOT = Path(__file__).parents[1]
 MEMBERS = {
     0: "errors faults config records answers prompts rundir payloads exchange plan ledger lease driver "
-    "diagnostics results inbox provenance",
+    "diagnostics results inbox provenance policy space",
     1: "data",
     2: "models generation row_cache evaluation losses forward training token_alignment selection lab",
     3: "party method methods local pairs distillation runs",

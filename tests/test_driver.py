@@ -6,6 +6,7 @@ import json
 import resource
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from lada.errors import NOT_RETRIED, DataError, ExchangeError, StageError
 from lada.exchange import MANIFEST, is_published_whole, message_dir, publish, read_message
 from lada.ledger import Ledger
 from lada.plan import read_plan
+from lada.policy import Change
 from lada.rundir import RunDir, Stage, sha256
 from tests.fake_runs import (
     Behaviour,
@@ -386,7 +388,7 @@ class TestInProcess:
 
             done: set[str] = set()  # noqa: RUF012
 
-            def start(self, stage: Stage, attempt: str) -> None:
+            def start(self, stage: Stage, attempt: str, change: Change) -> dict[str, Any]:
                 if stage.name == "r02-respond" and str(stage) not in self.done:
                     self.done.add(str(stage))
                     if stage.party == "client-1":
@@ -394,7 +396,7 @@ class TestInProcess:
                     else:
                         path = message_dir(run, "client-1", "server", "r01-learn") / "ids.jsonl"
                     path.write_bytes(path.read_bytes()[:-1])
-                super().start(stage, attempt)
+                return super().start(stage, attempt, change)
 
         Driver(run, Saboteur(run, lambda stage, attempt: Quiet()), poll_seconds=0.0).drive()
         assert len(Saboteur.done) == 2

@@ -14,6 +14,7 @@ from jobs.launch import Local
 from jobs.stage_job import read_exit, run_command
 from lada.driver import Driver
 from lada.errors import StageError
+from lada.policy import Change
 from lada.rundir import RunDir, Stage
 from tests.federation import drive
 from tests.federation import make as make_run
@@ -63,7 +64,7 @@ def test_a_job_that_is_killed_counts_as_ended_without_an_exit_code(
     sleeper = [sys.executable, "-c", code, str(pid_file)]
     monkeypatch.setattr("jobs.launch.step_command", lambda *_: sleeper)
     launcher = Local(run, width=1)
-    launcher.start(Stage(0, "prepare", "server"), "01-x")
+    launcher.start(Stage(0, "prepare", "server"), "01-x", Change())
     deadline = time.monotonic() + 60
     while not (pid_file.is_file() and pid_file.read_text()):
         assert time.monotonic() < deadline
