@@ -25,7 +25,7 @@ RUN_OPTIONS = --scenario $(SCENARIO) --method $(METHOD) --dataset $(DATASET) --s
   $(if $(SET),--set '$(SET)') $(if $(AMEND),--amend) $(if $(FRESH),--fresh)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench lab-models methods show lock clean study study-table
+.PHONY: help setup run test lint bench lab-models methods show lock clean study study-table cluster-up cluster-down
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -74,6 +74,13 @@ lock: ## lock the versions that the virtual environment has (after a change of c
 clean: ## remove caches and the virtual environment; runs/ and results/ stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# DEVCLUSTER=<folder> DEVUSER=<user> DEVPORT=<first port>: see slurm/devcluster/settings.sh
+cluster-up: ## a Slurm cluster on this machine to try the suite on (YES=1 ACCOUNTING=none); again = start what is missing
+	slurm/devcluster/up.sh
+
+cluster-down: ## stop it and all that its jobs left (PURGE=1: and remove its folder)
+	slurm/devcluster/down.sh
 
 # The runs behind README's Results section: scenario 1, lab-math, zero-shot, both local targets.
 STUDY_RUNS ?= $(RUNS)/study
