@@ -5,6 +5,7 @@
 # programs are told to load that one (RPATH, not RUNPATH: the libraries' own dependencies must find it too). Apptainer
 # finds its settings relative to its programs, so nothing lies outside the folder.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/settings.sh"
 ! command -v apptainer >/dev/null || exit 0
 needs_root

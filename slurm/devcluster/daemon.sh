@@ -5,6 +5,7 @@
 # nothing where it does; `stop` asks it to end and waits; `kill` is kill -9, for fault injection: a node's jobs live on.
 # `running` answers by its exit code.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/settings.sh"
 [ $# = 2 ] || die "usage: daemon.sh munged|mariadb|slurmdbd|slurmctld|n1|n2|n3|n4 start|stop|kill|running"
 name=$1 action=$2
@@ -17,9 +18,10 @@ case $name in
   *) die "there is no daemon $name" ;;
 esac
 
-# A pid file may be left over from before a reboot: the pid counts only while it is a process of that program.
+# A pid file may be left over from before a reboot: the pid counts only while it is that program, started by this cluster.
 running() {
-  pid=$(cat "$pidfile" 2>/dev/null) && [ -n "$pid" ] && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$program" ]
+  pid=$(cat "$pidfile" 2>/dev/null) && [ -n "$pid" ] && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$program" ] &&
+    grep -qszxF "SLURM_CONF=$SLURM_CONF" "/proc/$pid/environ"
 }
 ended() { ! running; }
 
@@ -52,22 +54,20 @@ launch() {
   esac
 }
 
+needs_root
 case $action in
   running) running ;;
   start)
-    needs_root
     ! { running && answers; } >/dev/null 2>&1 || exit 0
     running || (cd / && launch </dev/null >"$DEVCLUSTER/log/$name.start" 2>&1) ||
       die "$name does not start; see $DEVCLUSTER/log/$name.start"
     await 60 answers || die "$name does not answer after 60 s; see $DEVCLUSTER/log"
     say "$name is up" ;;
   stop)
-    needs_root
     running || exit 0
     kill "$pid"
     await 30 ended || die "$name does not end" ;;
   kill)
-    needs_root
     running || die "$name does not run"
     kill -9 "$pid"
     await 5 ended || die "$name does not end" ;;

@@ -3,6 +3,7 @@
 #
 # PURGE=1 also removes the folder, runs included, and the user if up.sh made it. Debian packages stay.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/settings.sh"
 [ -d "$DEVCLUSTER" ] || { say "there is none in $DEVCLUSTER"; exit 0; }
 needs_root

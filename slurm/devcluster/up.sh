@@ -4,6 +4,7 @@
 # Everything lies in one folder, $DEVCLUSTER. What else has to change on the machine is listed and asked for first.
 # Running again starts what is missing.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/settings.sh"
 
 packages=(slurm-wlm munge uidmap squashfs-tools squashfuse fuse-overlayfs fuse3 debootstrap patchelf rsync python3-venv
@@ -88,7 +89,8 @@ write_settings() {
 make_folders() {
   install -d -m 755 "$DEVCLUSTER"/{etc,run,log,state,spool,gpu}
   install -d -m 755 "${nodes[@]/#/$DEVCLUSTER/spool/}"
-  touch "$DEVCLUSTER"/gpu/fake{0..3}
+  local number
+  for number in 0 1 2 3; do ln -sfn /dev/null "$DEVCLUSTER/gpu/$number"; done
   install -d -m 755 -o munge -g munge "$DEVCLUSTER/munge"
   if [ ! -s "$DEVCLUSTER/munge/munge.key" ]; then
     install -m 400 -o munge -g munge <(head -c 1024 /dev/urandom) "$DEVCLUSTER/munge/munge.key"
