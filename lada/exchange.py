@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import stat
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -106,7 +107,44 @@ def exchange_root(run: RunDir) -> Path:
 
 def message_dir(run: RunDir, sender: str, recipient: str, stage: str) -> Path:
     """Folder of one published message."""
-    return exchange_root(run) / sender / recipient / stage
+    return outbox_dir(run, sender) / recipient / stage
+
+
+def outbox_dir(run: RunDir, sender: str) -> Path:
+    """Folder of all that a party publishes; nobody else writes in it."""
+    return exchange_root(run) / sender
+
+
+def inbox_dirs(run: RunDir, recipient: str, senders: Iterable[str]) -> list[Path]:
+    """Folders of all that the named parties address to a recipient, or to all."""
+    return [outbox_dir(run, sender) / address for sender in senders for address in (recipient, ALL)]
+
+
+def make_exchange_dirs(run: RunDir, parties: Sequence[str]) -> list[str]:
+    """Make the folder of each sender and recipient, so that a container can be shown those that it may see.
+
+    A party may write in its own folder: a link or anything else in the place of a folder is moved to its
+    ``.rejected/``, since whoever mounts it would see what it points to.
+
+    Returns:
+        One remark for each thing that was moved.
+    """
+    remarks = []
+    for sender in parties:
+        for folder in (outbox_dir(run, sender), *(outbox_dir(run, sender) / one for one in (*parties, ALL))):
+            if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+                remarks.append(f"{folder} is no folder: moved to {_put_away(run, sender, folder)}")
+            folder.mkdir(parents=True, exist_ok=True)
+    return remarks
+
+
+def _put_away(run: RunDir, party: str, path: Path) -> Path:
+    """Move what a party must not have made to its .rejected/, under a name that it did not choose."""
+    rejected = run.rejected(party)
+    rejected.mkdir(parents=True, exist_ok=True)
+    target = rejected / f"exchange.{secrets.token_hex(4)}"
+    path.rename(target)
+    return target
 
 
 # -- writing
@@ -213,7 +251,8 @@ def publish(run: RunDir, stage: Stage) -> None:
                     file=f"{recipient}/{MANIFEST}",
                 )
             continue
-        temporary = target.with_name(f".{stage.name}.{os.getpid()}.tmp")
+        # Not the process's number: in containers of their own two attempts have the same one.
+        temporary = target.with_name(f".{stage.name}.{secrets.token_hex(4)}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(source, temporary)
         crash_point("publish.copied")

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,8 @@ class RunDir:
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all: temporary name, fsync, rename, fsync of the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not the process's number: in containers of their own two attempts have the same one.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     write_synced(temporary, content.encode() if isinstance(content, str) else content)
     temporary.replace(path)
     sync_dir(path.parent)
