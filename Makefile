@@ -14,6 +14,13 @@ RUNS ?= runs
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# The cluster of the last submit, so that status, watch and the like need not be told.
+CLUSTER ?= $(shell cat $(RUNS)/.cluster 2>/dev/null)
+# The development cluster's user cannot see this checkout: its commands run in a copy.
+ON := $(if $(filter devcluster,$(CLUSTER)),$(if $(and $(RUN),$(wildcard $(RUN)/run.yaml)),,slurm/devcluster/as-user))
+HOST_VENV = $(if $(ON),,$(VENV)/.host)
+JOBS = $(ON) $(BIN)/python -m jobs
+WHICH = --runs $(RUNS) $(if $(RUN),--run $(RUN))
 
 # Huge pages change no number and make large buffers cheaper; nothing is ever fetched from a model hub.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
@@ -22,10 +29,10 @@ export TOKENIZERS_PARALLELISM := false
 
 RUN_OPTIONS = --scenario $(SCENARIO) --method $(METHOD) --dataset $(DATASET) --size $(SIZE) --runs $(RUNS) \
   $(if $(DATA),--data $(DATA)) $(if $(SHOTS),--shots $(SHOTS)) $(if $(SEED),--seed $(SEED)) \
-  $(if $(SET),--set '$(SET)') $(if $(AMEND),--amend) $(if $(FRESH),--fresh)
+  $(if $(TIER),--tier $(TIER)) $(if $(SET),--set '$(SET)') $(if $(AMEND),--amend) $(if $(FRESH),--fresh)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench lab-models methods show lock clean study study-table cluster-up cluster-down
+.PHONY: help setup run submit resume cancel drive test lint bench lab-models methods show lock clean study study-table cluster-up cluster-down
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -37,7 +44,13 @@ $(VENV)/.ready: containers/requirements.lock containers/requirements-test.lock c
 	containers/make-venv.sh $(VENV) $(PYTHON)
 	touch $@
 
+# What a login node needs: no torch. With the whole environment there, that one serves.
+$(VENV)/.host: containers/requirements-host.lock
+	[ -e $(VENV)/.ready ] || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip --disable-pip-version-check install -q -r $<; }
+	touch $@
+
 run: $(VENV)/.ready ## run a federation and show its table; again = resume
+	@rm -f $(RUNS)/.cluster
 ifeq ($(filter inprocess local,$(LAUNCHER)),)
 	$(error LAUNCHER is inprocess or local, not $(LAUNCHER))
 endif
@@ -46,6 +59,19 @@ ifeq ($(LAUNCHER),local)
 else
 	$(BIN)/python -m lada run $(RUN_OPTIONS)
 endif
+
+submit: $(HOST_VENV) ## make or resume a run on a cluster (CLUSTER=<name of configs/clusters/*.yaml>)
+	@mkdir -p $(RUNS) && echo "$(CLUSTER)" > $(RUNS)/.cluster
+	$(JOBS) submit $(RUN_OPTIONS) $(if $(CLUSTER),--cluster $(CLUSTER))
+
+resume: $(HOST_VENV) ## go on with a run: make resume RUN=runs/<run-id> (default: the newest)
+	$(JOBS) resume $(WHICH) $(if $(AMEND),--amend)
+
+cancel: $(HOST_VENV) ## cancel a run's driver and stages; resume goes on later
+	$(JOBS) cancel $(WHICH)
+
+drive: $(HOST_VENV) ## the driver's loop here, where sbatch is not allowed on compute nodes
+	$(JOBS) drive $(WHICH)
 
 show: $(VENV)/.ready ## the table of a run: make show RUN=runs/<run-id>
 	$(if $(RUN),,$(error name a run: make show RUN=runs/<run-id>))

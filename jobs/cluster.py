@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 
 from lada.config import CONFIGS, Options, Positive, read_yaml, shipped, validate
 from lada.errors import ConfigError
+from lada.rundir import RunDir, write_atomic
 
 ROOT = Path(__file__).parents[1]
 BILLIONS = re.compile(r"(?<![0-9.])([0-9]+(?:\.[0-9]+)?)b(?![a-z0-9])", re.IGNORECASE)
@@ -189,6 +190,30 @@ def load_cluster(name: str) -> Cluster:
     path = Path(name) if name.endswith((".yaml", ".yml")) else shipped("clusters", name)
     content = {"name": path.stem, **read_yaml(path)}
     return validate(Cluster, content, {key: str(path) for key in content})
+
+
+def read_cluster(run: RunDir) -> Cluster:
+    """The cluster that a run was submitted to, as ``make submit`` left it in cluster.json.
+
+    Raises:
+        ConfigError: when the run has none, or not one that this code understands.
+    """
+    try:
+        return Cluster.model_validate_json(cluster_file(run).read_bytes())
+    except FileNotFoundError as error:
+        raise ConfigError(f"{run.root} was not submitted to a cluster yet: `make submit`") from error
+    except ValueError as error:
+        raise ConfigError(f"{cluster_file(run)}: {error}") from error
+
+
+def write_cluster(run: RunDir, cluster: Cluster) -> None:
+    """Leave the cluster's facts with the run: the driver and every stage read them there."""
+    write_atomic(cluster_file(run), cluster.model_dump_json(indent=1) + "\n")
+
+
+def cluster_file(run: RunDir) -> Path:
+    """cluster.json of a run."""
+    return run.root / "cluster.json"
 
 
 def find_cluster(name: str | None) -> Cluster:

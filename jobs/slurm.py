@@ -7,12 +7,14 @@ is asked, then scontrol, then sacct, and where none can tell the answer is "unkn
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import hashlib
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -144,11 +146,15 @@ def run_jobs(run: RunDir, jobs: Collection[Job] | None = None) -> list[Job] | No
 # -- what became of a job
 
 
-def probe(ids: Collection[str]) -> dict[str, Verdict]:
-    """What Slurm knows of each job: squeue, then scontrol, then sacct."""
+def probe(ids: Collection[str], queue: Collection[Job] | None = None) -> dict[str, Verdict]:
+    """What Slurm knows of each job: squeue, then scontrol, then sacct.
+
+    Args:
+        queue: what `my_jobs` returned a moment ago; None: ask now.
+    """
     if not ids:
         return {}
-    queue = my_jobs()
+    queue = my_jobs() if queue is None else queue
     queued = {job.id: job for job in queue or ()}
     found = {}
     for one in ids:
@@ -230,13 +236,32 @@ def requeue(job_id: str) -> bool:
     return command(["scontrol", "requeue", job_id]).returncode == 0
 
 
+@contextlib.contextmanager
+def outside_job() -> Iterator[None]:
+    """Inside, the environment is that of no job: what is submitted must not inherit the driver job's own.
+
+    Unlike submitit's own helper it keeps where Slurm's configuration lies.
+    """
+    prefixes = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SUBMITIT_", "PMI", "PMIX_")
+    taken = {
+        name: os.environ.pop(name)
+        for name in list(os.environ)
+        if name.startswith(prefixes) and name != "SLURM_CONF"
+    }
+    try:
+        yield
+    finally:
+        os.environ.update(taken)
+
+
 def submit(arguments: Sequence[str]) -> str:
     """sbatch; returns the job's id.
 
     Raises:
         SlurmError: with what sbatch said.
     """
-    done = command(["sbatch", "--parsable", *arguments])
+    with outside_job():
+        done = command(["sbatch", "--parsable", *arguments])
     if done.returncode:
         said = done.stderr.strip() or done.stdout.strip()
         raise SlurmError(f"sbatch refused (exit code {done.returncode}): {said}")

@@ -50,7 +50,10 @@ def test_a_stage_that_cannot_succeed_stops_the_run_with_its_reason(tmp_path: Pat
 def test_exit_file_holds_code_and_last_words(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import sys; print('first'); print('last words'); sys.exit(5)"]
     assert run_command(command, str(tmp_path / "x.log"), str(tmp_path / "exit.json")) == 5
-    assert read_exit(tmp_path / "exit.json") == (5, "last words")
+    record = read_exit(tmp_path / "exit.json")
+    assert record is not None
+    assert (record.exit_code, record.detail) == (5, "last words")
+    assert record.began <= record.ended
     assert read_exit(tmp_path / "none.json") is None
 
 
