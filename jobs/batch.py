@@ -48,12 +48,13 @@ def job_parameters(
         "srun_args": ["--kill-on-bad-exit=1"],
         "stderr_to_stdout": True,
         "additional_parameters": {"requeue": True, **cluster.sbatch},
-        **_gpus(asked, cluster),
+        **gpu_parameters(asked, cluster),
     }
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _gpus(asked: Resources, cluster: Cluster) -> dict[str, Any]:
+def gpu_parameters(asked: Resources, cluster: Cluster) -> dict[str, Any]:
+    """How a line of the cluster file asks for GPUs, as submitit takes it; empty where it asks for none."""
     if not asked.gpus:
         return {}
     count = f"{cluster.gpu_type}:{asked.gpus}" if cluster.gpu_type else str(asked.gpus)
