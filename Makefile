@@ -21,6 +21,7 @@ ON := $(if $(filter devcluster,$(CLUSTER)),$(if $(and $(RUN),$(wildcard $(RUN)/r
 HOST_VENV = $(if $(ON),,$(VENV)/.host)
 JOBS = $(ON) $(BIN)/python -m jobs
 WHICH = --runs $(RUNS) $(if $(RUN),--run $(RUN))
+AS_JSON = $(if $(JSON),--json)
 
 # Huge pages change no number and make large buffers cheaper; nothing is ever fetched from a model hub.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
@@ -32,7 +33,7 @@ RUN_OPTIONS = --scenario $(SCENARIO) --method $(METHOD) --dataset $(DATASET) --s
   $(if $(TIER),--tier $(TIER)) $(if $(SET),--set '$(SET)') $(if $(AMEND),--amend) $(if $(FRESH),--fresh)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run submit resume cancel drive test lint bench lab-models methods show lock clean study study-table cluster-up cluster-down
+.PHONY: help setup run submit resume cancel drive plan status watch logs cost gc doctor test lint bench lab-models methods show lock clean study study-table cluster-up cluster-down
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -72,6 +73,27 @@ cancel: $(HOST_VENV) ## cancel a run's driver and stages; resume goes on later
 
 drive: $(HOST_VENV) ## the driver's loop here, where sbatch is not allowed on compute nodes
 	$(JOBS) drive $(WHICH)
+
+plan: $(HOST_VENV) ## dry run: stages, batch scripts, totals, for RUN= or SCENARIO=… (FULL=1, JSON=1)
+	$(JOBS) plan $(if $(RUN),$(WHICH),$(filter-out --amend --fresh,$(RUN_OPTIONS))) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(FULL),--full) $(AS_JSON)
+
+status: $(HOST_VENV) ## where a run stands (RUN=, default the newest; JSON=1: one JSON object)
+	$(JOBS) status $(WHICH) $(AS_JSON)
+
+watch: $(HOST_VENV) ## the status, live, until the run is over
+	$(JOBS) watch $(WHICH)
+
+logs: $(HOST_VENV) ## what an attempt wrote: PARTY=client-1|driver ROUND=2 [STEP=learn] [FOLLOW=1]
+	$(JOBS) logs $(WHICH) $(if $(PARTY),--party $(PARTY)) $(if $(ROUND),--round $(ROUND)) $(if $(STEP),--step $(STEP)) $(if $(FOLLOW),--follow)
+
+cost: $(HOST_VENV) ## GPU- and core-hours of all attempts: useful, wasted, queued (JSON=1)
+	$(JOBS) cost $(WHICH) $(AS_JSON)
+
+gc: $(HOST_VENV) ## what of a run nothing reads again; YES=1 removes it (ONLY="staging logs": a part)
+	$(JOBS) gc $(WHICH) $(if $(ONLY),--only "$(ONLY)") $(if $(YES),--yes) $(AS_JSON)
+
+doctor: $(HOST_VENV) ## whether runs can work on this cluster, and what to mend (CLUSTER=, WAIT=seconds)
+	$(JOBS) doctor --runs $(RUNS) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(WAIT),--wait $(WAIT)) $(AS_JSON)
 
 show: $(VENV)/.ready ## the table of a run: make show RUN=runs/<run-id>
 	$(if $(RUN),,$(error name a run: make show RUN=runs/<run-id>))
