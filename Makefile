@@ -21,7 +21,11 @@ ON := $(if $(filter devcluster,$(CLUSTER)),$(if $(and $(RUN),$(wildcard $(RUN)/r
 HOST_VENV = $(if $(ON),,$(VENV)/.host)
 JOBS = $(ON) $(BIN)/python -m jobs
 WHICH = --runs $(RUNS) $(if $(RUN),--run $(RUN))
+# With JSON=1 nothing but the object stands on stdout, not even the command.
 AS_JSON = $(if $(JSON),--json)
+ifneq ($(JSON),)
+.SILENT:
+endif
 
 # Huge pages change no number and make large buffers cheaper; nothing is ever fetched from a model hub.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
@@ -75,7 +79,7 @@ drive: $(HOST_VENV) ## the driver's loop here, where sbatch is not allowed on co
 	$(JOBS) drive $(WHICH)
 
 plan: $(HOST_VENV) ## dry run: stages, batch scripts, totals, for RUN= or SCENARIO=… (FULL=1, JSON=1)
-	$(JOBS) plan $(if $(RUN),$(WHICH),$(filter-out --amend --fresh,$(RUN_OPTIONS))) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(FULL),--full) $(AS_JSON)
+	$(JOBS) plan $(if $(RUN),$(WHICH),$(RUN_OPTIONS)) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(FULL),--full) $(AS_JSON)
 
 status: $(HOST_VENV) ## where a run stands (RUN=, default the newest; JSON=1: one JSON object)
 	$(JOBS) status $(WHICH) $(AS_JSON)
