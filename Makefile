@@ -37,7 +37,7 @@ RUN_OPTIONS = --scenario $(SCENARIO) --method $(METHOD) --dataset $(DATASET) --s
   $(if $(TIER),--tier $(TIER)) $(if $(SET),--set '$(SET)') $(if $(AMEND),--amend) $(if $(FRESH),--fresh)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run submit resume cancel drive plan status watch logs cost gc doctor test lint bench lab-models methods show lock clean study study-table cluster-up cluster-down
+.PHONY: help setup run image submit resume cancel drive plan status watch logs cost gc doctor test lint bench lab-models methods show lock clean study study-table cluster-up cluster-down
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -63,6 +63,13 @@ ifeq ($(LAUNCHER),local)
 	$(BIN)/python -m jobs.drive --launcher local $(RUN_OPTIONS)
 else
 	$(BIN)/python -m lada run $(RUN_OPTIONS)
+endif
+
+image: $(HOST_VENV) ## build the container image where what it is made of changed (CLUSTER=, TORCH_INDEX=<url>)
+ifeq ($(CLUSTER),devcluster)
+	slurm/devcluster/make-image
+else
+	$(BIN)/python -m jobs.image $(if $(CLUSTER),--cluster $(CLUSTER))
 endif
 
 submit: $(HOST_VENV) ## make or resume a run on a cluster (CLUSTER=<name of configs/clusters/*.yaml>)
