@@ -85,7 +85,7 @@ def check_requests(cluster: Cluster) -> Iterator[Finding]:
         return
     for line in cluster.resources:
         text = (
-            f"{line.gpus} GPUs, {line.cpus} cores, {line.memory_gb:g} GB, {duration(60 * line.minutes)}"
+            f"GPUs {line.gpus}, cores {line.cpus}, {line.memory_gb:g} GB, {duration(60 * line.minutes)}"
             + (f" on each of {line.nodes} nodes" if line.nodes > 1 else "")
         )
         yield _request(f"models to {line.up_to:g}B", text, request(cluster, line), cluster)

@@ -20,7 +20,7 @@ from jobs.select import add_run_options, find_run
 
 LEGEND = (
     "useful: became a commit or a resume point; wasted: the other attempts; running: not over yet;\n"
-    "queued: hours in the queue, whatever was asked for."
+    "queued: time in the queue, whatever was asked for."
 )
 
 
@@ -54,8 +54,9 @@ def show_cost(options: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(content) + "\n")
         return 0
     console = Console(highlight=False)
-    console.print(f"{run.root.name}: hours, from {source}", soft_wrap=True)
-    console.print(table(uses))
+    unit, seconds = fitting_unit(uses)
+    console.print(f"{run.root.name}: {unit}, from {source}", soft_wrap=True)
+    console.print(table(uses, per_hour=3600 / seconds))
     console.print(LEGEND, soft_wrap=True)
     return 0
 
@@ -77,6 +78,14 @@ def add_up(uses: Iterable[Use]) -> Sum:
     )
 
 
+def fitting_unit(uses: Iterable[Use]) -> tuple[str, int]:
+    """The unit that suits the sum, and its seconds: hours, but for runs that are over in a moment."""
+    total = add_up(uses)
+    hours = max(total.gpu_useful + total.gpu_wasted, total.cpu_useful + total.cpu_wasted)
+    return next(((name, size) for name, size in UNITS if hours * 3600 >= size), UNITS[-1])
+
+
+UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
 KINDS = ("useful", "wasted", "running")
 
 
@@ -108,8 +117,8 @@ def _place(key: tuple[str, int | None]) -> tuple[int, int]:
     return int(digits) if digits.isdigit() else 0, -1 if number is None else number
 
 
-def table(uses: Sequence[Use]) -> Table:
-    """The sums in 80 columns."""
+def table(uses: Sequence[Use], *, per_hour: float = 1.0) -> Table:
+    """The sums in 80 columns, in a unit of which an hour has ``per_hour``."""
     found = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("party", "round"):
         found.add_column(name, no_wrap=True)
@@ -118,13 +127,13 @@ def table(uses: Sequence[Use]) -> Table:
     before = ""
     for (party, number), group in by_party_and_round(uses):
         shown = "" if party == before else party
-        found.add_row(shown, "" if number is None else f"r{number:02d}", *_cells(add_up(group)))
+        found.add_row(shown, "" if number is None else f"r{number:02d}", *_cells(add_up(group), per_hour))
         before = party
     found.add_section()
-    found.add_row("all", "", *_cells(add_up(uses)), style="bold")
+    found.add_row("all", "", *_cells(add_up(uses), per_hour), style="bold")
     return found
 
 
-def _cells(one: Sum) -> list[str]:
+def _cells(one: Sum, per_hour: float) -> list[str]:
     count, *hours = asdict(one).values()
-    return [str(count), *(f"{value:.3g}" if value else "-" for value in hours)]
+    return [str(count), *(f"{value * per_hour:.1f}" if value else "-" for value in hours)]

@@ -216,7 +216,9 @@ def driver_command(dry: DryRun) -> list[str]:
 def _show(dry: DryRun, scripts: dict[Stage, str], console: Console) -> None:
     begun = "" if dry.run.run_yaml.is_file() else " (not begun; nothing was written)"
     console.print(f"{dry.config.run_id} on cluster {dry.cluster.name}{begun}", style="bold", soft_wrap=True)
+    console.print("\nA group of stages begins when the one before is committed:")
     console.print(_groups(dry))
+    console.print("\nWhat each stage of a party asks for:")
     console.print(_parties(dry))
     console.print(_totals(dry), soft_wrap=True)
     console.print("\nThe driver:", style="bold")
@@ -229,8 +231,7 @@ def _show(dry: DryRun, scripts: dict[Stage, str], console: Console) -> None:
 
 
 def _groups(dry: DryRun) -> Table:
-    table = Table(title="A group begins when the one before is committed", title_justify="left", box=None)
-    table.title_style = "none"
+    table = Table(box=None, pad_edge=False)
     for name in ("group", "stage", "parties", "left"):
         table.add_column(name, justify="right" if name in ("group", "left") else "left")
     for number in sorted({one.group for one in dry.stages}):
@@ -243,8 +244,7 @@ def _groups(dry: DryRun) -> Table:
 
 
 def _parties(dry: DryRun) -> Table:
-    table = Table(title="\nWhat each stage of a party asks for", title_justify="left", box=None)
-    table.title_style = "none"
+    table = Table(box=None, pad_edge=False)
     for name in ("party", "model"):
         table.add_column(name, no_wrap=True)
     for name in ("nodes", "GPUs", "cores", "memory", "time limit"):

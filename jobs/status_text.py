@@ -196,20 +196,33 @@ def _left(shot: Snapshot) -> str:
     return f"about {duration(math.ceil(shot.left_seconds))}, as earlier rounds went{queue}"
 
 
+EVENTS = {
+    "started": "was begun",
+    "submitted": "was submitted",
+    "adopted": "was found at work",
+    "driver-submitted": "driver was submitted",
+    "driver-began": "driver began",
+    "driver-ended": "driver ended",
+    "driver-warned": "driver's time limit is near",
+    "went-on": "went on",
+    "cancelled": "was cancelled",
+}
+"""Events of the ledger that are not said by their own name."""
+
+
 def say_event(event: Event) -> str:
     """An event of the ledger as a person reads it."""
     kind, stage = str(event.get("event")), event.get("stage")
-    parts = [
-        time.strftime("%H:%M:%S", time.localtime(float(event.get("time", 0)))),
-        str(stage or "run"),
-        kind,
-    ]
+    when = time.strftime("%H:%M:%S", time.localtime(float(event.get("time", 0))))
+    parts = [when, str(stage or "run"), EVENTS.get(kind, kind)]
+    if event.get("job") and kind != "committed":
+        parts.append(f"as job {event['job']}")
     if kind == "committed":
         parts.append(f"({duration(float(event.get('seconds', 0)))})")
     elif kind == "failed":
         parts.append(f"({cause_words(str(event.get('cause', '')))})")
-    elif kind in ("submitted", "adopted") and event.get("job"):
-        parts.append(f"as job {event['job']}")
+    elif kind == "driver-ended" and event.get("finished"):
+        parts.append("(all is done)")
     elif event.get("reason"):
         parts.append(f"({str(event['reason']).splitlines()[0][:200]})")
     return " ".join(parts)
