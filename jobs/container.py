@@ -186,7 +186,7 @@ def container_environment(cluster: Cluster, *, threads: int | None, job: Mapping
     """The whole environment of the Apptainer process; what goes inside has its prefix.
 
     Args:
-        threads: OMP_NUM_THREADS, normally ``numerics.threads`` of run.yaml, which decides; None leaves it out.
+        threads: OMP_NUM_THREADS, normally ``numerics.threads`` of run.yaml, which decides; None: not set.
         job: the job's environment, of which `JOB_NAMES` go inside.
     """
     inside = dict(SETTINGS)
