@@ -243,11 +243,9 @@ def outside_job() -> Iterator[None]:
     Unlike submitit's own helper it keeps where Slurm's configuration lies.
     """
     prefixes = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SUBMITIT_", "PMI", "PMIX_")
-    taken = {
-        name: os.environ.pop(name)
-        for name in list(os.environ)
-        if name.startswith(prefixes) and name != "SLURM_CONF"
-    }
+    inherited = [name for name in os.environ if name.startswith(prefixes) and name != "SLURM_CONF"]
+    # A test that kills the driver means the driver, not its stages.
+    taken = {name: os.environ.pop(name) for name in (*inherited, "LADA_CRASH_AT") if name in os.environ}
     try:
         yield
     finally:

@@ -24,6 +24,7 @@ from jobs.slurm import Job, SlurmError, Verdict
 from jobs.stage_job import exit_file, read_exit, run_in_container, submitit_folder
 from lada.config import read_run
 from lada.driver import Ended
+from lada.faults import crash_point
 from lada.policy import Cause, Change
 from lada.rundir import RunDir, Stage
 
@@ -113,8 +114,11 @@ class Slurm:
         named = (str(self._run.root), stage.party, stage.name, attempt, change.micro_batch_divisor)
         while True:
             try:
+                crash_point("launch.submitting")
                 with slurm.outside_job():
-                    return str(executor.submit(run_in_container, *named).job_id)
+                    job = executor.submit(run_in_container, *named).job_id
+                crash_point("launch.submitted")
+                return str(job)
             except (FailedJobError, FailedSubmissionError) as error:
                 said = str(error)
             # The reply may be lost though the job was accepted: its name and comment tell.

@@ -30,6 +30,7 @@ from jobs.container import (
 )
 from jobs.failures import ExitRecord
 from lada.config import read_run
+from lada.faults import stage_crash
 from lada.plan import read_plan
 from lada.rundir import RunDir, Stage, parse_stage
 
@@ -82,6 +83,9 @@ def run_in_container(run: str, party: str, stage: str, attempt: str, divisor: in
     suffix = f"-{restarts}" + (f".node{node_rank}" if node_rank else "")
     with scratch_folder(job) as scratch:
         argv, environment = _container(folder, which, f"{attempt}-{restarts}", divisor, scratch)
+        crash = stage_crash(str(which), attempt)
+        if crash is not None and not restarts:
+            environment["APPTAINERENV_LADA_CRASH_AT"] = crash
         child = _Child(argv, environment, folder.log(party, which, attempt + suffix))
         code = child.wait()
     if node_rank == 0:
