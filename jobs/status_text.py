@@ -42,9 +42,10 @@ def render(shot: Snapshot, width: int) -> RenderableType:
 
 def _title(shot: Snapshot) -> Text:
     reached = min(shot.rounds, shot.rounds_done + 1)
-    where = f"all {shot.rounds} rounds" if shot.state == "done" else f"round {reached} of {shot.rounds}"
+    count = "1 round" if shot.rounds == 1 else f"{shot.rounds} rounds"
+    where = f"all of {count}" if shot.state == "done" else f"round {reached} of {shot.rounds}"
     if not any(view.state == "committed" for view in shot.stages):
-        where = f"{shot.rounds} rounds"
+        where = count
     text = Text(f"{shot.run_id}: ", style="bold")
     text.append(shot.state, style=COLOURS[shot.state])
     return text.append(f", {where}", style="default")
@@ -130,6 +131,7 @@ def describe(view: StageView, *, progress: bool = True) -> str:
         for part in (
             view.job and f"job {view.job}",
             view.state == "running" and view.node and f"on {view.node}",
+            view.state == "running" and view.elapsed and f"{view.elapsed} of {view.limit}",
             view.attempts > 1 and f"attempt {view.attempts}",
         )
         if part
