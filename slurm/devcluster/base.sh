@@ -13,7 +13,7 @@ debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv \
   bookworm "$work/root" http://deb.debian.org/debian >"$DEVCLUSTER/log/base" 2>&1 ||
   die "debootstrap failed; see $DEVCLUSTER/log/base"
 APPTAINER_CACHEDIR=$work/cache APPTAINER_TMPDIR=$work \
-  apptainer --quiet build "$work/base.sif" "$work/root" >>"$DEVCLUSTER/log/base" 2>&1 ||
+  apptainer --quiet build --mksquashfs-args "-Xcompression-level 1" "$work/base.sif" "$work/root" >>"$DEVCLUSTER/log/base" 2>&1 ||
   die "apptainer build failed; see $DEVCLUSTER/log/base"
 mv "$work/base.sif" "$DEVCLUSTER/base.sif"
 say "the base image is $DEVCLUSTER/base.sif"

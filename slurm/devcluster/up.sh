@@ -12,7 +12,7 @@ packages=(slurm-wlm munge uidmap squashfs-tools squashfuse fuse-overlayfs fuse3 
 [ "$ACCOUNTING" = none ] || packages+=(slurmdbd mariadb-server)
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
-as_devuser() { setpriv --reuid="$DEVUSER" --regid="$DEVUSER" --init-groups "$@"; }
+as_devuser() { setpriv --reuid="$DEVUSER" --regid="$(id -g "$DEVUSER")" --init-groups "$@"; }
 
 missing=() changes=()
 for package in "${packages[@]}"; do installed "$package" || missing+=("$package"); done
@@ -118,8 +118,8 @@ start_daemons() {
 
 running=$(count_running)
 change_machine
-make_folders
 as_devuser test -x "$DEVCLUSTER" || die "$DEVUSER may not enter $DEVCLUSTER: each folder above it needs x for others"
+make_folders
 write_settings
 "$here/apptainer.sh"
 start_daemons
