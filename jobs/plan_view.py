@@ -171,7 +171,7 @@ def dry_run(run: RunDir, config: RunConfig, plan: Plan, cluster: Cluster) -> Dry
 def _scripts(dry: DryRun, *, full: bool) -> dict[Stage, str]:
     """Batch scripts of every stage, or of each party's first that is left."""
     chosen: dict[str, Stage] = {}
-    for one in dry.left or dry.stages:
+    for one in dry.left:
         chosen.setdefault(one.stage.party, one.stage)
     wanted = [one.stage for one in dry.stages] if full else list(chosen.values())
     return {stage: dry.script(stage) for stage in wanted}
