@@ -1,4 +1,4 @@
-"""The development cluster's scripts, as far as they can be tried without root and with the machine unchanged."""
+"""The development cluster's scripts, as far as they can be tried without root or a change of the machine."""
 
 from __future__ import annotations
 
