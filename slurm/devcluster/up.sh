@@ -76,14 +76,14 @@ count_running() {
 
 write_settings() {
   local file wanted
-  for file in slurm.conf gres.conf slurmdbd.conf; do
+  for file in slurm.conf gres.conf cgroup.conf slurmdbd.conf; do
     wanted=$(render "$file")
     [ "$wanted" != "$(cat "$DEVCLUSTER/etc/$file" 2>/dev/null)" ] || continue
     [ "$running" = 0 ] || die "it runs with another $file than is asked for now; make cluster-down first"
     install -m 600 /dev/null "$DEVCLUSTER/etc/$file"
     echo "$wanted" >"$DEVCLUSTER/etc/$file"
   done
-  chmod 644 "$DEVCLUSTER"/etc/{slurm,gres}.conf
+  chmod 644 "$DEVCLUSTER"/etc/{slurm,gres,cgroup}.conf
 }
 
 make_folders() {
@@ -91,6 +91,7 @@ make_folders() {
   install -d -m 755 "${nodes[@]/#/$DEVCLUSTER/spool/}"
   local number
   for number in 0 1 2 3; do ln -sfn /dev/null "$DEVCLUSTER/gpu/$number"; done
+  install -d -m 755 -o "$DEVUSER" -g "$(id -g "$DEVUSER")" "$DEVCLUSTER/image"
   install -d -m 755 -o munge -g munge "$DEVCLUSTER/munge"
   if [ ! -s "$DEVCLUSTER/munge/munge.key" ]; then
     install -m 400 -o munge -g munge <(head -c 1024 /dev/urandom) "$DEVCLUSTER/munge/munge.key"
