@@ -136,8 +136,7 @@ def _kind(run: RunDir, attempt: Attempt, record: Mapping[str, str], restart: int
     unnoticed = attempt.outcome == "open" and record["State"] == "COMPLETED" and run.is_committed(stage)
     if last and (attempt.outcome == "committed" or unnoticed):
         return "useful"
-    logs = attempt_logs(run, stage, attempt.name)
-    mine = [path for path in logs if path.stem.partition(".node")[0].endswith(f"-{restart}")]
+    mine = [log.path for log in attempt_logs(run, stage, attempt.name) if log.restart == restart]
     return "useful" if any(SAVED in line for path in mine for line in tail(path)) else "wasted"
 
 

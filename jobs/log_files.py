@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from jobs.words import printable
 from lada.rundir import RunDir, Stage
@@ -45,20 +46,28 @@ class Progress:
     accuracy: float | None = None
 
 
-def attempt_logs(run: RunDir, stage: Stage, attempt: str) -> list[Path]:
-    """Log files of one attempt: by restart of its job, then by node; oldest first."""
+class LogFile(NamedTuple):
+    """A log of an attempt: of which restart of its job, by which node of it."""
+
+    restart: int
+    node: int
+    path: Path
+
+
+def attempt_logs(run: RunDir, stage: Stage, attempt: str) -> list[LogFile]:
+    """Log files of one attempt, oldest first."""
     plain = run.log(stage.party, stage, attempt)
-    found = [((-1, 0), plain)] if plain.is_file() else []
+    found = [LogFile(0, 0, plain)] if plain.is_file() else []
     for path in plain.parent.glob(f"{plain.stem}-*.log"):
         suffix = SUFFIX.match(path.stem.removeprefix(plain.stem))
         if suffix is not None:
-            found.append(((int(suffix["restart"]), int(suffix["node"] or 0)), path))
-    return [path for _, path in sorted(found)]
+            found.append(LogFile(int(suffix["restart"]), int(suffix["node"] or 0), path))
+    return sorted(found)
 
 
-def newest_log(run: RunDir, stage: Stage, attempt: str) -> Path | None:
+def newest_log(run: RunDir, stage: Stage, attempt: str) -> LogFile | None:
     """The log of an attempt's newest restart, first node; None while there is none."""
-    logs = [path for path in attempt_logs(run, stage, attempt) if ".node" not in path.stem]
+    logs = [log for log in attempt_logs(run, stage, attempt) if log.node == 0]
     return logs[-1] if logs else None
 
 

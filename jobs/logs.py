@@ -86,13 +86,13 @@ def _show_party(
         for attempt in attempts:
             console.print(Text(printable(_headline(run, stage, attempt)), style="bold"), soft_wrap=True)
         logs = attempt_logs(run, stage, attempts[-1].name)
-        for path in logs[:-1] if stage == last else logs:
-            _print_file(path, console)
+        for log in logs[:-1] if stage == last else logs:
+            _print_file(log.path, console)
 
     def newest() -> Path | None:
         now = read_history(Ledger(run.ledger_jsonl).read())[str(last)][-1]
         logs = attempt_logs(run, last, now.name)
-        return logs[-1] if logs else None
+        return logs[-1].path if logs else None
 
     return newest
 
@@ -195,6 +195,9 @@ def follow(
 
 
 def _read(path: Path, place: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(place)
-        return file.read(BLOCK)
+    try:
+        with path.open("rb") as file:
+            file.seek(place)
+            return file.read(BLOCK)
+    except OSError:
+        return b""  # moved away by FRESH=1, or a file server that is away for a moment

@@ -39,7 +39,7 @@ class StageView:
 
     Attributes:
         text: what is to be said of it beside its state.
-        attempts: how many there were, the present one included.
+        attempts: how many there were, the present one and restarts of requeued jobs included.
         reason: Slurm's code for why it waits, todo: what a person can do, stuck: it will not start by itself.
         elapsed, limit: as squeue writes them.
         seconds: that the committed attempt took.
@@ -68,8 +68,11 @@ class StageView:
 def look_at_stage(stage: Stage, facts: Facts) -> StageView:
     """The cell of a stage."""
     attempts = facts.history.get(str(stage), ())
-    count, last = len(attempts), attempts[-1] if attempts else None
-    log = None if last is None else newest_log(facts.run, stage, last.name)
+    last = attempts[-1] if attempts else None
+    logs = {one.name: newest_log(facts.run, stage, one.name) for one in attempts}
+    count = sum(1 + (found.restart if found else 0) for found in logs.values())
+    newest = logs[last.name] if last else None
+    log = None if newest is None else newest.path
     if facts.run.is_committed(stage):
         return StageView(
             stage,
@@ -116,7 +119,7 @@ def _in_queue(stage: Stage, job: Job, count: int, log: Path | None) -> StageView
             attempts=max(1, count),
             job=job.id,
             reason=job.reason,
-            todo=reason.todo,
+            todo=reason.todo.replace("<job>", job.id),
             stuck=reason.stuck,
             limit=job.limit,
             log=log,

@@ -339,7 +339,7 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         drive(run, {"client-1/r00-prepare": [lambda *_: 3]})
     assert main(["status", "--run", str(run.root)]) == 0
     assert main(["status", "--run", "none", "--runs", str(tmp_path)]) == 2
-    assert "In " in capsys.readouterr().err
+    assert "no run 'none'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("parties", [2, 6, 12])
