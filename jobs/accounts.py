@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -20,17 +20,7 @@ from lada.ledger import Ledger
 from lada.rundir import RunDir, Stage, parse_stage
 
 Kind = Literal["useful", "wasted", "running"]
-COLUMNS = (
-    "JobID",
-    "State",
-    "ElapsedRaw",
-    "AllocTRES",
-    "Submit",
-    "Start",
-    "End",
-    "ExitCode",
-    "NodeList",
-)
+COLUMNS = ("JobID", "State", "ElapsedRaw", "AllocTRES", "Submit", "Start")
 IDS_PER_CALL = 200
 SAVED = "resume point of "
 """How a log says that an attempt saved its work (lada.resume)."""
@@ -79,7 +69,7 @@ def used(run: RunDir) -> tuple[list[Use], str]:
     if records is None:
         source = "the ledger: times of the stages (Slurm keeps no accounts here, or does not answer)"
         return list(_from_ledger(run, events, history)), source
-    return list(_from_accounts(run, history, records)), "Slurm's accounts (sacct)"
+    return list(_from_accounts(run, history, ids, records)), "Slurm's accounts (sacct)"
 
 
 # -- Slurm's accounts
@@ -106,11 +96,14 @@ def parse_accounts(text: str) -> list[dict[str, str]]:
     return [dict(zip(COLUMNS, row, strict=True)) for row in rows if len(row) == len(COLUMNS)]
 
 
-def _from_accounts(run: RunDir, history: History, records: Sequence[Mapping[str, str]]) -> Iterator[Use]:
+def _from_accounts(
+    run: RunDir, history: History, ids: Collection[str], records: Sequence[Mapping[str, str]]
+) -> Iterator[Use]:
     attempts = {one.job: one for found in history.values() for one in found if one.job}
     by_job: dict[str, list[Mapping[str, str]]] = {}
     for record in records:
-        by_job.setdefault(record["JobID"], []).append(record)
+        if record["JobID"] in ids:
+            by_job.setdefault(record["JobID"], []).append(record)
     for job, restarts in by_job.items():
         restarts.sort(key=lambda record: record["Submit"])
         attempt = attempts.get(job)

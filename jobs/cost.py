@@ -19,8 +19,8 @@ from jobs.accounts import Use, used
 from jobs.select import add_run_options, find_run
 
 LEGEND = (
-    "useful: became a commit or a resume point; wasted: the other attempts; running: not over yet;\n"
-    "queued: time in the queue, whatever was asked for."
+    "useful: became a commit or a resume point; wasted: the other attempts;\n"
+    "running: not over yet; queued: time in the queue, whatever was asked for."
 )
 
 
