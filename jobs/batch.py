@@ -63,12 +63,21 @@ def gpu_parameters(asked: Resources, cluster: Cluster) -> dict[str, Any]:
     return {"gpus_per_node": count}
 
 
+class _Renderer(submitit.SlurmExecutor):  # type: ignore[misc]
+    """Renders a script where there is no Slurm too; submitit itself wants to see srun first."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        """How well this host suits: well enough to write a text."""
+        return 1
+
+
 def sbatch_text(
     run: RunDir, config: RunConfig, cluster: Cluster, stage: Stage, attempt: str, change: Change
 ) -> str:
     """The batch script that submitit would submit."""
     with tempfile.TemporaryDirectory() as folder:
-        executor = submitit.SlurmExecutor(folder=folder)
+        executor = _Renderer(folder=folder)
         executor.update_parameters(**job_parameters(run, config, cluster, stage, attempt, change))
         text: str = executor._make_submission_file_text(executor._submitit_command_str, "uid")
     return text.replace(folder, str(run.root / "logs" / "submitit" / stage.party))
