@@ -114,7 +114,7 @@ methods: $(VENV)/.ready ## what METHOD= takes, with options, defaults and meanin
 	$(BIN)/python -m lada methods
 
 test: $(VENV)/.ready ## all tests that need no cluster
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm" $(ARGS)
 
 lint: $(VENV)/.ready ## style, types
 	$(BIN)/ruff format --check .
