@@ -23,7 +23,8 @@ running() {
   pid=$(cat "$pidfile" 2>/dev/null) && [ -n "$pid" ] && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$program" ] &&
     grep -qszxF "SLURM_CONF=$SLURM_CONF" "/proc/$pid/environ"
 }
-ended() { ! running; }
+# A daemon takes its pid file away before it ends.
+ended() { [[ $(cut -d' ' -f3 "/proc/$pid/stat") =~ ^Z?$ ]]; }
 
 # A node answers when slurmd listens and the controller has heard from it (no '*' in its state).
 node_answers() {
@@ -65,7 +66,7 @@ case $action in
     say "$name is up" ;;
   stop)
     running || exit 0
-    kill "$pid"
+    kill "$pid" || true # it may have ended by itself
     await 30 ended || die "$name does not end" ;;
   kill)
     running || die "$name does not run"
