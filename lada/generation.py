@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from lada.config import GenerationOptions, derive_seed
 from lada.models import LanguageModel
+from lada.resume import Resume, Saved, begin
 from lada.row_cache import RowCache
 
 
@@ -41,6 +43,7 @@ def generate(
     seed: int = 0,
     expected_lengths: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    resume: Resume | None = None,
 ) -> list[Generated]:
     """Answer prompts with the policy, its adapter merged.
 
@@ -53,34 +56,44 @@ def generate(
         options: greedy where ``temperature`` is 0.
         expected_lengths: tokens per prompt, e.g. of the last round; None: by the prompts' lengths.
         progress: called with (finished, all) prompts.
+        resume: may pause this after any token and go on there.
 
     Returns:
         One response per prompt, in order.
+
+    Raises:
+        Paused: when the stage was warned.
     """
     ids = [model.prompt_ids(prompt) for prompt in prompts]
     expected = [len(one) for one in ids] if expected_lengths is None else list(expected_lengths)
     assert len(expected) == len(prompts), "one expected length per prompt"
+    tick = progress or (lambda done, total: None)
+    phase = begin(resume, "generate", prompts, options, seed, expected)
+    if phase.result is not None:
+        tick(len(prompts), len(prompts))
+        return [Generated(*one) for one in phase.result.values]
     room = model.max_positions - options.max_new_tokens
     queue = [index for index in range(len(ids)) if len(ids[index]) <= room]
     queue.sort(key=lambda index: (expected[index], len(ids[index])))
     results = [Generated("", 0, False, -math.log(len(model.head_weight)))] * len(prompts)
-    done = len(prompts) - len(queue)
     model.network.eval()
     with torch.no_grad(), model.merged():
         decoder = _Decoder(model, options, max((len(ids[index]) for index in queue), default=0))
-        while queue or decoder.rows:
-            if queue and decoder.wants_rows():
-                free = options.batch_size - len(decoder.rows)
-                new, queue = queue[: -free - 1 : -1], queue[:-free]
-                limit = options.max_new_tokens
-                decoder.admit([_Row(i, ids[i], limit, _draws(options, seed, i)) for i in new])
+        work = _Work(ids, options, seed, queue, results, decoder)
+        if phase.point is not None:
+            work.load(phase.point)
+        while work.queue or decoder.rows:
+            if work.queue and decoder.wants_rows():
+                decoder.admit(work.next_rows())
             else:
                 decoder.step()
             for row in decoder.retire():
-                results[row.index] = row.result(model)
-                done += 1
-                if progress is not None:
-                    progress(done, len(prompts))
+                work.done += 1
+                work.results[row.index] = row.result(model)
+                tick(work.done, len(prompts))
+            phase.safe_point(work.save)
+    results = work.results  # not all of `work`, which holds the cache
+    phase.finish(lambda: Saved({}, [list(vars(one).values()) for one in results]))
     return results
 
 
@@ -111,6 +124,53 @@ class _Row:
         finished = self.tokens[-1] == model.eos_id
         text = model.text(self.tokens[:-1] if finished else self.tokens).strip()
         return Generated(text, len(self.tokens), finished, self.total / len(self.tokens))
+
+
+@dataclass
+class _Work:
+    """What is to be answered, what is being answered, what is done.
+
+    Attributes:
+        ids: token ids of all prompts.
+        queue: places of prompts that wait, the next one last.
+        results: by place; those that are not done yet hold anything.
+    """
+
+    ids: list[list[int]]
+    options: GenerationOptions
+    seed: int
+    queue: list[int]
+    results: list[Generated]
+    decoder: _Decoder
+    done: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.done = len(self.ids) - len(self.queue)
+
+    def next_rows(self) -> list[_Row]:
+        """As many waiting prompts as there is room for."""
+        free = self.options.batch_size - len(self.decoder.rows)
+        new, self.queue = self.queue[: -free - 1 : -1], self.queue[:-free]
+        return [self._row(index) for index in new]
+
+    def _row(self, index: int) -> _Row:
+        draws = _draws(self.options, self.seed, index)
+        return _Row(index, self.ids[index], self.options.max_new_tokens, draws)
+
+    def save(self) -> Saved:
+        tensors, rows, places = self.decoder.state()
+        results = [list(vars(one).values()) for one in self.results]
+        return Saved(tensors, {"queue": self.queue, "results": results, "rows": rows, "places": places})
+
+    def load(self, saved: Saved) -> None:
+        values = saved.values
+        self.queue, self.results = values["queue"], [Generated(*one) for one in values["results"]]
+        rows = []
+        for index, tokens, total in values["rows"]:
+            rows.append(self._row(index))
+            rows[-1].tokens, rows[-1].total = tokens, total
+        self.decoder.load(saved.tensors, rows, values["places"])
+        self.done = len(self.ids) - len(self.queue) - len(rows)
 
 
 class _Decoder:
@@ -156,6 +216,16 @@ class _Decoder:
             self.rows.pop()
         self._cache.rows = len(self.rows)
         return gone
+
+    def state(self) -> tuple[dict[str, Tensor], list[list[Any]], list[int]]:
+        """Cache, what was generated so far in each row, and where the cache's content stands."""
+        tensors, places = self._cache.state()
+        return tensors, [[row.index, row.tokens, row.total] for row in self.rows], places
+
+    def load(self, tensors: Mapping[str, Tensor], rows: list[_Row], places: Sequence[int]) -> None:
+        """Put a `state` back, with its rows made anew."""
+        self._cache.load(tensors, places, self._model.device)
+        self.rows = rows
 
     def _extend(self, rows: list[_Row], ids: Tensor, cache: RowCache, lengths: list[int]) -> None:
         """Append ``ids`` [rows, S] to ``cache``, whose rows then have ``lengths``; pick the next tokens."""

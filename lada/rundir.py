@@ -120,6 +120,10 @@ class RunDir:
         """Folder in which an attempt of a stage writes."""
         return self.party(stage.party) / ".staging" / f"{stage.name}.{attempt}"
 
+    def resume(self, stage: Stage) -> Path:
+        """Folder of an unfinished stage's resume points; private like all beside it."""
+        return self.party(stage.party) / ".resume" / stage.name
+
     def rejected(self, party: str) -> Path:
         """Where refused commits of a party go, with the reason."""
         return self.party(party) / ".rejected"

@@ -217,6 +217,7 @@ def answer(party: Party, ids: Sequence[str]) -> tuple[dict[str, Response], Outbo
         seed=party.seed("answers"),
         expected_lengths=expected_lengths(party, LENGTHS, ids),
         progress=lambda done, total: tick(done, ""),
+        resume=party.resume,
     )
     texts = {
         name: Response(id=name, text=one.text, confidence=one.confidence if confident else None)
@@ -270,8 +271,11 @@ def _select(party: Party, model: LanguageModel, allocations: dict[str, Allocatio
     assert isinstance(party.options, Config)
     ids = list(party.public)
     prompts = [party.prompt(party.public[name]) for name in ids]
+    micro_tokens = 2 * party.training(party.role).micro_tokens  # a pass without gradients needs less memory
     with model.merged():
-        features = prompt_features(model, prompts, party.options.features)
+        features = prompt_features(
+            model, prompts, party.options.features, micro_tokens=micro_tokens, resume=party.resume
+        )
     for partner, allocation in allocations.items():
         chosen = allocation.choose(features, round=party.round + 1)
         asked = [SampleId(id=name) for name in chosen.ids]
