@@ -37,7 +37,7 @@ RUN_OPTIONS = --scenario $(SCENARIO) --method $(METHOD) --dataset $(DATASET) --s
   $(if $(TIER),--tier $(TIER)) $(if $(SET),--set '$(SET)') $(if $(AMEND),--amend) $(if $(FRESH),--fresh)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run image submit resume cancel drive plan status watch logs cost gc doctor test lint bench lab-models methods show lock clean study study-table cluster-up cluster-down
+.PHONY: help setup run image submit resume cancel drive plan status watch logs cost gc doctor test test-cluster lint bench lab-models methods show lock clean study study-table cluster-up cluster-down
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -115,6 +115,17 @@ methods: $(VENV)/.ready ## what METHOD= takes, with options, defaults and meanin
 
 test: $(VENV)/.ready ## all tests that need no cluster
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm" $(ARGS)
+
+# Against a real Slurm and a real Apptainer on this machine; YES=1 agrees to what cluster-up installs. ARGS="-m ci":
+# the part that .ci/run runs. What kills daemons runs alone, the rest two at a time.
+TEST_SUITE = DEVSUITE=$${DEVCLUSTER:-/opt/lada-devcluster}/test-suite
+test-cluster: $(VENV)/.ready ## all tests that need a cluster (root; YES=1; ARGS="-m ci" for a part)
+	slurm/devcluster/up.sh
+	$(MAKE) image CLUSTER=devcluster
+	$(TEST_SUITE) slurm/devcluster/as-user $(BIN)/python -m pytest tests/cluster/test_isolation.py
+	$(BIN)/python -m pytest tests/cluster -n 2 --dist load $(ARGS) \
+	  --ignore tests/cluster/test_isolation.py --ignore tests/cluster/test_daemons.py
+	$(if $(findstring ci,$(ARGS)),,$(BIN)/python -m pytest tests/cluster/test_daemons.py $(ARGS))
 
 lint: $(VENV)/.ready ## style, types
 	$(BIN)/ruff format --check .
