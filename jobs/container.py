@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,10 @@ CODE = ("lada", "configs")
 """Folders of the checkout that are visible inside: not runs/, not .git."""
 HOST_NAMES = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "TMPDIR", "XDG_RUNTIME_DIR")
 """What Apptainer itself gets to see; none of it goes inside."""
+STEADY_FUSE = ROOT / "containers" / "fuse"
+"""First on Apptainer's PATH: what serves the image's files must outlive a warning to the whole job step."""
+USUAL_PLACES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where the program in that folder looks for the real one."""
 JOB_NAMES = (
     "CUDA_VISIBLE_DEVICES",
     "GLIBC_TUNABLES",
@@ -210,6 +215,8 @@ def container_environment(cluster: Cluster, *, threads: int | None, job: Mapping
         inside["OMP_NUM_THREADS"] = str(threads)
     inside |= cluster.environment
     outside = {name: job[name] for name in HOST_NAMES if name in job}
+    if shutil.which("squashfuse_ll", path=USUAL_PLACES):
+        outside["PATH"] = f"{STEADY_FUSE}:{outside.get('PATH', os.defpath)}"
     return outside | {f"APPTAINERENV_{name}": value for name, value in inside.items()}
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from jobs import container
 from jobs.cluster import ROOT, Cluster, Resources
 from jobs.container import (
     SCRATCH,
@@ -232,7 +234,7 @@ def test_nodes_meet_at_the_first_of_them(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_nothing_but_listed_variables_goes_inside() -> None:
     job = {
-        "PATH": "/bin",
+        "PATH": "/nowhere",
         "SLURM_JOB_ID": "7",
         "SLURM_JWT": "canary",
         "HF_TOKEN": "canary",
@@ -245,10 +247,23 @@ def test_nothing_but_listed_variables_goes_inside() -> None:
     }
     found = container_environment(cluster(), threads=2, job=job)
     assert "canary" not in " ".join(f"{key}={value}" for key, value in found.items()).lower()
-    assert found["PATH"] == "/bin", "of Apptainer itself"
+    assert found["PATH"].endswith("/nowhere"), "of Apptainer itself"
     inside = {key.removeprefix("APPTAINERENV_") for key in found if key.startswith("APPTAINERENV_")}
     assert inside == set(SETTINGS) | {"SLURM_JOB_ID", "OMP_NUM_THREADS"}
     assert found["APPTAINERENV_OMP_NUM_THREADS"] == "2"
+
+
+def test_what_serves_the_image_is_found_first_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def path() -> str:
+        return container_environment(cluster(), threads=None, job={"PATH": "/bin"})["PATH"]
+
+    monkeypatch.setattr(container, "USUAL_PLACES", str(tmp_path))
+    assert path() == "/bin"
+    (tmp_path / "squashfuse_ll").touch(0o755)
+    assert path() == f"{ROOT}/containers/fuse:/bin"
+    assert os.access(ROOT / "containers" / "fuse" / "squashfuse_ll", os.X_OK)
 
 
 def test_the_site_has_the_last_word_on_the_environment() -> None:
