@@ -131,7 +131,7 @@ def describe(view: StageView, *, progress: bool = True) -> str:
         for part in (
             view.job and f"job {view.job}",
             view.state == "running" and view.node and f"on {view.node}",
-            view.state == "running" and view.elapsed and f"{view.elapsed} of {view.limit}",
+            progress and view.state == "running" and view.elapsed and f"{view.elapsed} of {view.limit}",
             view.attempts > 1 and f"attempt {view.attempts}",
         )
         if part

@@ -74,6 +74,22 @@ def test_without_a_terminal_it_says_what_changes(
     ]
 
 
+def test_time_that_passes_is_no_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = on_cluster(make_run(tmp_path, "rounds=1"), tmp_path)
+    times = ["0:05", "0:10", "0:15"]
+
+    def later(seconds: float) -> None:
+        jobs = [job(run, 7, None, elapsed=times[0]), job(run, 9, PREPARE, elapsed=times.pop(0))]
+        queue(monkeypatch, jobs if times else [])
+
+    monkeypatch.setattr("jobs.watch.time.sleep", later)
+    queue(monkeypatch, [job(run, 7, None), job(run, 9, PREPARE)])
+    assert watch(run) == 1
+    assert capsys.readouterr().out.count("client-1/r00-prepare: running (job 9, on n1)") == 1
+
+
 def look_id(run: RunDir) -> str:
     from lada.plan import read_plan
 
