@@ -12,6 +12,7 @@ import pytest
 from lada.plan import read_plan
 from lada.records import Item, read_jsonl
 from lada.rundir import RunDir, Stage, write_atomic
+from tests.cluster.conftest import open_suite
 from tests.cluster.harness import ROOT, SMALL, Run, Suite, wait_for
 
 TINY = ("--scenario", "1", "--size", "tiny")
@@ -22,15 +23,13 @@ def test_scenario_1_from_make_submit_to_csv_is_the_in_process_run_byte_for_byte(
     suite: Suite, tmp_path: Path
 ) -> None:
     """As a newcomer types it, from a checkout that only root can read."""
-    environment = {
-        **os.environ,
-        "DEVSUITE": str(suite.folder),
-        "DEVCLUSTER": suite.environment["DEVCLUSTER"],
-        "MAKEFLAGS": "",
-    }
+    own = suite.folder.with_name("test-suite-make")
+    devcluster = suite.environment["DEVCLUSTER"]
+    environment = {**os.environ, "DEVSUITE": str(own), "DEVCLUSTER": devcluster, "MAKEFLAGS": ""}
     command = ["make", "submit", "SCENARIO=1", "CLUSTER=devcluster", "SIZE=tiny", "RUNS=runs/scenario-1"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    suite = open_suite(Path(devcluster), own.name)
     run = Run(suite, Suite.printed(done))
     live = suite.jobs("submit", *TINY, "--runs", "runs/scenario-1", "--cluster", "devcluster")
     assert "already" in live.stdout, "submitting twice starts nothing twice"
@@ -178,8 +177,6 @@ def test_a_second_driver_is_told_who_the_first_is(suite: Suite, expected: bytes)
 
 def test_changed_code_is_refused_named_and_amended(suite: Suite, expected: bytes) -> None:
     """In a copy of the copy, whose code may be touched."""
-    from tests.cluster.conftest import open_suite
-
     own = open_suite(Path(suite.environment["DEVCLUSTER"]), "test-suite-edited")
     run = own.submit("changed")
     run.wait_for(lambda: run.folder.is_committed(Stage(0, "prepare", "server")), "a first commit")
