@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from lada.errors import LadaError
 
-COMMANDS = ("submit", "driver_job", "plan_view", "status", "watch", "logs", "cost", "gc")
+COMMANDS = ("submit", "driver_job", "plan_view", "status", "watch", "logs", "cost", "gc", "doctor")
 """Modules of jobs/ that plug in commands."""
 
 
