@@ -133,9 +133,7 @@ class _Child:
     """A process whose output goes to a log, and which is told what this one is told.
 
     USR2 (time limit ahead) is passed on; TERM (somebody cancels, or preempts) as well, as USR2, so that the
-    stage can save a resume point before it is killed. Slurm sends both to every process of the step, also to
-    the one that serves the image's files, without which nothing inside goes on: so all are started with both
-    ignored, and the stage itself listens again.
+    stage can save a resume point before it is killed.
     """
 
     command: Sequence[str]
@@ -170,11 +168,6 @@ class _Child:
     def _terminate(self, number: int, frame: FrameType | None) -> None:
         self.terminated = True
         self._warn(number, frame)
-
-
-def _ignore_warnings() -> None:
-    for number in (signal.SIGUSR2, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def write_exit(path: Path, record: ExitRecord) -> None:
