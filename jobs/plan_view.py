@@ -12,82 +12,24 @@ import json
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from jobs.batch import sbatch_text
 from jobs.cluster import Cluster, Resources, cluster_file, find_cluster, read_cluster
+from jobs.dry_run import DryRun, dry_run
 from jobs.host import CommandError, run_lada
 from jobs.select import find_run
-from jobs.submit import add_asked, asked_arguments, driver_options
+from jobs.submit import add_asked, asked_arguments, asked_files
 from jobs.words import duration
 from lada.config import RunConfig, read_run, validate
 from lada.errors import ConfigError
 from lada.plan import Plan, read_plan
-from lada.policy import Change
 from lada.rundir import RunDir, Stage
-
-ATTEMPT = "01-00000000"
-"""Stands in the shown scripts for the attempt's name, which is new each time."""
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """A stage and what one attempt of it asks for."""
-
-    stage: Stage
-    group: int
-    model: str
-    committed: bool
-    resources: Resources
-
-    @property
-    def gpu_hours(self) -> float:
-        """At most, by the time limit."""
-        return self.resources.gpus * self.resources.nodes * self.resources.minutes / 60
-
-    @property
-    def core_hours(self) -> float:
-        """At most, by the time limit."""
-        return self.resources.cpus * self.resources.nodes * self.resources.minutes / 60
-
-
-@dataclass(frozen=True)
-class DryRun:
-    """All that `make plan` shows."""
-
-    run: RunDir
-    config: RunConfig
-    plan: Plan
-    cluster: Cluster
-    stages: tuple[StagePlan, ...]
-
-    @property
-    def left(self) -> list[StagePlan]:
-        """Stages that are not committed yet."""
-        return [one for one in self.stages if not one.committed]
-
-    def totals(self) -> dict[str, float]:
-        """What is left, at most: every stage needs its whole time limit, and none a second attempt."""
-        longest: dict[int, int] = {}
-        for one in self.left:
-            longest[one.group] = max(longest.get(one.group, 0), one.resources.minutes)
-        return {
-            "stages": len(self.left),
-            "groups": len(longest),
-            "gpu_hours": sum(one.gpu_hours for one in self.left),
-            "core_hours": sum(one.core_hours for one in self.left),
-            "wall_hours": sum(longest.values()) / 60,
-        }
-
-    def script(self, stage: Stage) -> str:
-        """The exact batch script of a stage."""
-        return sbatch_text(self.run, self.config, self.cluster, stage, ATTEMPT, Change())
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -125,16 +67,17 @@ def _existing(options: argparse.Namespace) -> DryRun:
 
 def _asked(options: argparse.Namespace) -> DryRun:
     cluster = find_cluster(options.cluster)
-    runs = Path(options.runs).resolve()
-    content = json.loads(_ask_lada(cluster, ["plan", *asked_arguments(options)], runs, options.data))
+    content = json.loads(_ask_lada(cluster, ["plan", *asked_arguments(options)], asked_files(options)))
     config = validate(RunConfig, content["config"], {})
-    return dry_run(RunDir(runs / config.run_id), config, Plan.model_validate(content["plan"]), cluster)
+    run = RunDir(Path(options.runs).resolve() / config.run_id)
+    return dry_run(run, config, Plan.model_validate(content["plan"]), cluster)
 
 
-def _ask_lada(cluster: Cluster, arguments: Sequence[str], runs: Path, data: str | None) -> str:
+def _ask_lada(cluster: Cluster, arguments: Sequence[str], files: Sequence[Path]) -> str:
     """Methods need torch to be imported: they are asked in the image, or here where torch is."""
     if cluster.image_path.is_file():
-        return run_lada(cluster, arguments, runs=runs, files=[Path(data).resolve()] if data else [])
+        with tempfile.TemporaryDirectory() as nowhere:
+            return run_lada(cluster, arguments, runs=Path(nowhere), files=files)
     if importlib.util.find_spec("torch") is None:
         raise ConfigError(
             f"neither an image ({cluster.image_path}) nor torch is here, and methods need one of them: "
@@ -145,27 +88,6 @@ def _ask_lada(cluster: Cluster, arguments: Sequence[str], runs: Path, data: str 
     if done.returncode:
         raise CommandError(done.returncode)
     return done.stdout
-
-
-def dry_run(run: RunDir, config: RunConfig, plan: Plan, cluster: Cluster) -> DryRun:
-    """Every stage with what it asks for.
-
-    Raises:
-        ConfigError: the cluster file has no resources for a party's model.
-    """
-    resources = {party.name: cluster.resources_for(party.model) for party in config.parties}
-    stages = tuple(
-        StagePlan(
-            stage,
-            number,
-            config.party(stage.party).model,
-            run.is_committed(stage),
-            resources[stage.party],
-        )
-        for number, group in enumerate(plan.groups(), start=1)
-        for stage in group
-    )
-    return DryRun(run, config, plan, cluster, stages)
 
 
 def _scripts(dry: DryRun, *, full: bool) -> dict[Stage, str]:
@@ -198,7 +120,7 @@ def as_json(dry: DryRun, scripts: dict[Stage, str]) -> dict[str, Any]:
             }
             for one in dry.stages
         ],
-        "driver": driver_command(dry),
+        "driver": dry.driver_command(),
         "totals": dry.totals(),
     }
 
@@ -206,11 +128,6 @@ def as_json(dry: DryRun, scripts: dict[Stage, str]) -> dict[str, Any]:
 def resource_values(resources: Resources) -> dict[str, Any]:
     """What a stage asks for, without the line's own limit."""
     return resources.model_dump(mode="json", exclude={"up_to"})
-
-
-def driver_command(dry: DryRun) -> list[str]:
-    """The command that submits the driver."""
-    return ["sbatch", *driver_options(dry.run, dry.cluster)]
 
 
 def _show(dry: DryRun, scripts: dict[Stage, str], console: Console) -> None:
@@ -222,7 +139,7 @@ def _show(dry: DryRun, scripts: dict[Stage, str], console: Console) -> None:
     console.print(_parties(dry))
     console.print(_totals(dry), soft_wrap=True)
     console.print("\nThe driver:", style="bold")
-    console.print(shlex.join(driver_command(dry)), soft_wrap=True, markup=False)
+    console.print(shlex.join(dry.driver_command()), soft_wrap=True, markup=False)
     if dry.cluster.stages == "inside":
         console.print("Its stages run inside its own allocation (stages: inside).")
     for stage, text in scripts.items():

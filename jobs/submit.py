@@ -71,10 +71,11 @@ def make_run(options: argparse.Namespace, cluster: Cluster) -> RunDir:
     """
     arguments = asked_arguments(options)
     arguments += [flag for flag in ("--amend", "--fresh") if getattr(options, flag[2:])]
-    data = [Path(options.data).resolve()] if options.data else []
     runs = Path(options.runs).resolve()
     command = ["init", *arguments, "--runs", str(runs), "--facts", facts(cluster)]
-    run = RunDir(Path(run_lada(cluster, command, runs=runs, files=data).strip().splitlines()[-1]))
+    run = RunDir(
+        Path(run_lada(cluster, command, runs=runs, files=asked_files(options)).strip().splitlines()[-1])
+    )
     return _equip(run, cluster)
 
 
@@ -85,6 +86,14 @@ def asked_arguments(options: argparse.Namespace) -> list[str]:
     ]
     named += [("--set", text) for text in options.set]
     return [part for pair in named for part in pair]
+
+
+def asked_files(options: argparse.Namespace) -> list[Path]:
+    """Files that these options name, e.g. a scenario of one's own; the container has to see them."""
+    named = [
+        getattr(options, name) for name in ASKED if str(getattr(options, name)).endswith((".yaml", ".yml"))
+    ]
+    return [Path(one).resolve() for one in (options.data, *named) if one]
 
 
 def open_existing(run: RunDir, cluster: Cluster, *, amend: bool) -> RunDir:
