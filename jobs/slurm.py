@@ -101,13 +101,21 @@ def command(
 
 
 def job_name(run: RunDir, stage: Stage | None) -> str:
-    """Name of a stage's job, or of the driver's: the same for every attempt, so that only one runs."""
-    return f"{run.root.name}." + (DRIVER if stage is None else f"{stage.name}.{stage.party}")
+    """Name of a stage's job, or of the driver's: the same for every attempt, so that only one runs.
+
+    It ends with a hash of the run's folder: the same run in two folders must not wait for itself.
+    """
+    what = DRIVER if stage is None else f"{stage.name}.{stage.party}"
+    return f"{run.root.name}.{what}.{_folder_hash(run)[:6]}"
 
 
 def run_mark(run: RunDir) -> str:
-    """What a job's comment holds of its run: this very folder, since two folders may hold the same run."""
-    return f"lada:{hashlib.sha256(str(run.root.resolve()).encode()).hexdigest()[:12]}"
+    """What a job's comment holds of its run: this very folder."""
+    return f"lada:{_folder_hash(run)}"
+
+
+def _folder_hash(run: RunDir) -> str:
+    return hashlib.sha256(str(run.root.resolve()).encode()).hexdigest()[:12]
 
 
 def comment(run: RunDir, attempt: str) -> str:

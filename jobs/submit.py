@@ -14,6 +14,7 @@ from jobs.container import prepare_folders
 from jobs.host import ensure_image, facts, run_lada
 from jobs.select import find_run
 from lada.config import read_run
+from lada.lease import read_owner
 from lada.ledger import Ledger
 from lada.plan import read_plan
 from lada.rundir import RunDir
@@ -161,11 +162,16 @@ def _cancel(options: argparse.Namespace) -> int:
         return slurm.SlurmError.exit_code
     # The driver first, or it would start again what is cancelled under its hands.
     jobs.sort(key=lambda job: (job.name != slurm.job_name(run, None), job.id))
-    for job in jobs:
-        slurm.cancel([job.id])
-        print(f"cancelled job {job.id} {job.name}")
-    Ledger(run.ledger_jsonl).write("cancelled", jobs=[job.id for job in jobs])
-    if not jobs:
+    named = [(job.id, job.name) for job in jobs]
+    # A round's job has no name of the run; the lease knows it.
+    owner = read_owner(run.lease) or {}
+    if "job" in owner and owner["job"] not in dict(named):
+        named.insert(0, (owner["job"], "that drives it"))
+    for job_id, name in named:
+        slurm.cancel([job_id])
+        print(f"cancelled job {job_id} {name}")
+    Ledger(run.ledger_jsonl).write("cancelled", jobs=[job_id for job_id, _ in named])
+    if not named:
         print(f"{run.root.name} has no jobs in the queue")
     return 0
 

@@ -180,7 +180,7 @@ class Run:
     def queue(self) -> dict[str, str]:
         """Name -> id of this run's jobs in the queue."""
         done = self.suite.command("squeue", "--noheader", "--format=%j %i %T", check=False)
-        lines = [line.split() for line in done.stdout.splitlines()]
+        lines = [line.split() for line in done.stdout.splitlines() if len(line.split()) == 3]
         mine = f"{self.folder.root.name}."
         return {
             name: number for name, number, state in lines if name.startswith(mine) and state != "COMPLETING"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.slurm import job_name
 from lada.faults import LAUNCH_POINTS
 from lada.rundir import Stage
 from tests.cluster.harness import Run, Suite
@@ -63,7 +64,7 @@ def test_the_driver_killed_at_each_of_its_points(suite: Suite, expected: bytes) 
     """Started again after each, it adopts what lives and submits nothing twice; one is a lost reply."""
     run = suite.submit("killed-driver", LADA_CRASH_AT=DRIVER_POINTS[0])
     for point in (*DRIVER_POINTS[1:], None):
-        run.wait_for(lambda: not any(name.endswith(".driver") for name in run.queue()), "the driver's death")
+        run.wait_for(lambda: job_name(run.folder, None) not in run.queue(), "the driver's death")
         done = run.resume(**({"LADA_CRASH_AT": point} if point else {}))
         assert done.returncode == 0, done.stderr
         if run.is_done():
