@@ -37,7 +37,7 @@ def test_a_run_that_is_there(run: RunDir, capsys: pytest.CaptureFixture[str]) ->
     # server 2 GPUs, client 1 GPU, an hour each, five groups
     assert "at most 15.0 GPU-hours, 10.0 core-hours, 5.0 hours" in shown
     assert shown.count("The batch script of") == 2, "one per party"
-    assert "sbatch --job-name=run.driver" in shown
+    assert "sbatch --job-name=run.driver." in shown
 
 
 def test_the_scripts_are_exactly_what_is_submitted(
