@@ -43,7 +43,7 @@ def suite(devcluster: Path) -> Suite:
     return open_suite(devcluster)
 
 
-def open_suite(devcluster: Path, name: str = "test-suite") -> Suite:
+def open_suite(devcluster: Path, name: str = os.environ.get("LADA_TEST_SUITE", "test-suite")) -> Suite:
     """Copy the checkout for a cluster's user, and see what environment that user has."""
     folder = devcluster / name
     environment = {**os.environ, "DEVCLUSTER": str(devcluster), "DEVSUITE": str(folder)}
