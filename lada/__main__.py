@@ -49,13 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _last_words(text: str) -> None:
     """Say why the process ends; a full disk must change neither that nor the exit code."""
-    try:
-        sys.stdout.flush()
-        print(text, file=sys.stderr, flush=True)
-    except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (1, 2):
-            os.dup2(nowhere, stream)
+    for stream, words in ((sys.stdout, ""), (sys.stderr, f"{text}\n")):
+        try:
+            print(words, end="", file=stream, flush=True)
+        except OSError:  # what is left in the buffer would fail again at the interpreter's end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run(options: argparse.Namespace) -> int:

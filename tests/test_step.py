@@ -151,10 +151,12 @@ def test_a_commit_on_a_full_disk_ends_with_12_and_gives_the_room_back(
 
 @pytest.mark.slow
 def test_a_log_on_a_full_disk_ends_with_12_too(run: RunDir) -> None:
-    with Path("/dev/full").open("w") as output:
-        command = [sys.executable, "-m", "lada", *arguments(run)]
-        done = subprocess.run(command, cwd=ROOT, stdout=output, stderr=output, check=False)
-    assert done.returncode == 12
+    command = [sys.executable, "-m", "lada", *arguments(run)]
+    with Path("/dev/full").open("w") as full:
+        both = subprocess.run(command, cwd=ROOT, stdout=full, stderr=full, check=False)
+        one = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert both.returncode == one.returncode == 12
+    assert one.stderr.startswith("NoSpaceError: client-1/r00-prepare: No space left on device")
 
 
 @pytest.mark.slow
