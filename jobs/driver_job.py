@@ -19,6 +19,7 @@ from jobs.slurm_launcher import Slurm
 from jobs.submit import add_asked, asked_from_environment, make_run, open_existing
 from lada.driver import Driver
 from lada.errors import ConfigError, LadaError
+from lada.faults import aim_at_driver
 from lada.lease import Owner, lease
 from lada.ledger import Ledger
 from lada.plan import read_plan
@@ -96,6 +97,7 @@ def drive(run: RunDir, cluster: Cluster, *, rounds: int | None) -> int:
         ChangedError: when code, image or run.yaml changed since the run began.
         StageError: when a stage failed for good.
     """
+    aim_at_driver()
     continued = int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
     report = _report
     launcher, stop = _launcher(run, cluster, report)

@@ -249,6 +249,12 @@ def _tail(folder: Path, job: str) -> str:
     return "\n".join(texts)
 
 
+def _complaint(said: str) -> str:
+    """The first line that reads like an error, of what a job itself said."""
+    lines = [line.strip() for line in said.splitlines() if "error:" in line]
+    return f": {lines[0]}" if lines else ""
+
+
 def _resources(parameters: Mapping[str, Any]) -> dict[str, Any]:
     names = ("nodes", "gpus_per_node", "gres", "cpus_per_task", "mem", "time", "partition", "exclude")
     return {name: parameters[name] for name in names if parameters.get(name) is not None}

@@ -62,10 +62,10 @@ def test_a_party_killed_from_outside_in_the_middle_of_its_work(suite: Suite, exp
 @pytest.mark.ci
 def test_the_driver_killed_at_each_of_its_points(suite: Suite, expected: bytes) -> None:
     """Started again after each, it adopts what lives and submits nothing twice; one is a lost reply."""
-    run = suite.submit("killed-driver", LADA_CRASH_AT=DRIVER_POINTS[0])
+    run = suite.submit("killed-driver", LADA_CRASH_DRIVER=DRIVER_POINTS[0])
     for point in (*DRIVER_POINTS[1:], None):
         run.wait_for(lambda: job_name(run.folder, None) not in run.queue(), "the driver's death")
-        done = run.resume(**({"LADA_CRASH_AT": point} if point else {}))
+        done = run.resume(**({"LADA_CRASH_DRIVER": point} if point else {}))
         assert done.returncode == 0, done.stderr
         if run.is_done():
             break
@@ -135,13 +135,13 @@ def test_a_time_limit_with_its_warning(suite: Suite, tmp_path: Path) -> None:
 
 
 def test_a_party_out_of_memory_gets_more(suite: Suite, expected: bytes) -> None:
-    lines = [{"up_to": 80, "gpus": 1, "ranks": 1, "cpus": 1, "memory_gb": 0.25, "minutes": 30}]
+    lines = [{"up_to": 80, "gpus": 1, "ranks": 1, "cpus": 1, "memory_gb": 0.4, "minutes": 30}]
     run = suite.submit("memory", cluster=suite.cluster(resources=lines)).wait()
     assert run.folder.metrics_csv.read_bytes() == expected
     assert "out_of_memory" in run.failures(PREPARE)
     assert set(run.failures()) == {"out_of_memory"}
     asked = [event["resources"]["mem"] for event in run.events("submitted") if event["stage"] == str(PREPARE)]
-    assert asked[:2] == ["256M", "384M"]
+    assert asked[:2] == ["410M", "615M"]
 
 
 def test_a_stopped_party_is_noticed_and_replaced(suite: Suite, expected: bytes) -> None:
