@@ -431,6 +431,8 @@ def reject(run: RunDir, stage: Stage, error: ExchangeError) -> Path:
 def withdraw(run: RunDir, stage: Stage) -> None:
     """Remove a stage's messages from the exchange; publishing the commit again restores them."""
     for folder in sorted((exchange_root(run) / stage.party).glob(f"*/{stage.name}")):
+        if folder.parent.is_symlink():
+            continue  # put there by the party: what it points to is not its
         if folder.is_dir() and not folder.is_symlink():
             shutil.rmtree(folder)
         else:
@@ -493,7 +495,9 @@ def sweep(run: RunDir, party: str) -> None:
             *(exchange_root(run) / party).glob(f"*/.{stage.name}.*.tmp"),
         ]
         for leftover in leftovers:
-            shutil.rmtree(leftover, ignore_errors=True)
+            # A party may put a link in the place of a folder of its own; what it points to is not its.
+            if not leftover.parent.is_symlink():
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _read_folder(
