@@ -214,9 +214,8 @@ class Slurm:
             cause = Cause.HUNG if live.hung and cause != Cause.WARNED else cause
         node = (record.node if record else "") or verdict.nodes or live.node
         code = 0 if committed else (record.exit_code if record and record.exit_code else -1)
-        detail = (
-            record.detail if record else ""
-        ) or f"job {live.job}: {verdict.state or 'not in Slurm any more'}"
+        told = f"job {live.job}: {verdict.state or 'not in Slurm any more'}{_complaint(said)}"
+        detail = (record.detail if record else "") or told
         seen = time.monotonic() - live.began if live.began else 0.0
         seconds = record.ended - record.began if record else seen
         return Ended(live.stage, code, detail, seconds, cause=cause, node=_one(node), job=live.job)
