@@ -112,7 +112,7 @@ def test_a_warned_party_saves_a_resume_point_and_is_requeued(suite: Suite, expec
     logs = "\n".join(
         path.read_text() for path in (run.folder.root / "logs" / "client-1").glob("r00-prepare.*")
     )
-    assert "resume" in logs
+    assert "Paused: " in logs
     record = json.loads(next(exit_files(run, PREPARE)).read_text())
     assert record["restarts"] == 1, "the job was requeued by its own host function"
 
@@ -135,13 +135,13 @@ def test_a_time_limit_with_its_warning(suite: Suite, tmp_path: Path) -> None:
 
 
 def test_a_party_out_of_memory_gets_more(suite: Suite, expected: bytes) -> None:
-    lines = [{"up_to": 80, "gpus": 1, "ranks": 1, "cpus": 1, "memory_gb": 0.4, "minutes": 30}]
+    lines = [{"up_to": 80, "gpus": 1, "ranks": 1, "cpus": 1, "memory_gb": 0.65, "minutes": 30}]
     run = suite.submit("memory", cluster=suite.cluster(resources=lines)).wait()
     assert run.folder.metrics_csv.read_bytes() == expected
     assert "out_of_memory" in run.failures(PREPARE)
     assert set(run.failures()) == {"out_of_memory"}
     asked = [event["resources"]["mem"] for event in run.events("submitted") if event["stage"] == str(PREPARE)]
-    assert asked[:2] == ["410M", "615M"]
+    assert asked[:2] == ["666M", "999M"]
 
 
 def test_a_stopped_party_is_noticed_and_replaced(suite: Suite, expected: bytes) -> None:
