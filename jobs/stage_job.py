@@ -39,6 +39,8 @@ PAUSED = 85
 """Exit code of a stage that saved a resume point."""
 UNPREPARED = 128 + signal.SIGUSR2
 """Exit code of a stage that was warned before it could listen."""
+MAX_REQUEUES = 3
+"""A job puts itself back so often; then its driver gives the next one more time, lest none ever gets far."""
 REQUEUE_SECONDS = 120
 """How long a job waits to be taken away after it asked to be requeued."""
 

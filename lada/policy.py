@@ -3,7 +3,7 @@
 =============== ============================================ ==========================================
 cause           how it shows                                 what the driver does
 =============== ============================================ ==========================================
-warned          exit code 85: a resume point was saved       goes on from there
+warned          exit code 85: a resume point was saved       goes on from there, with more time
 preempted       Slurm took the node back                     runs it again
 timeout         the time limit came, no resume point         half as much time again
 out_of_memory   the host's memory                            half as much memory again
@@ -34,6 +34,8 @@ from lada.errors import NOT_RETRIED
 GROWTH = 1.5
 """Factor on memory or time after each failure for want of it."""
 
+MAX_GROWTHS = 4
+"""How often time grows; a stage that is warned again and again needs no more than that to get on."""
 MAX_EXCLUDED = 2
 """Nodes to keep away from at most, the newest: a small site would otherwise run out of nodes."""
 
@@ -158,7 +160,7 @@ def change_after(failures: Sequence[Failure]) -> Change:
     ]
     return Change(
         memory=GROWTH ** counts[Cause.OUT_OF_MEMORY],
-        minutes=GROWTH ** counts[Cause.TIMEOUT],
+        minutes=GROWTH ** min(counts[Cause.TIMEOUT] + counts[Cause.WARNED], MAX_GROWTHS),
         micro_batch_divisor=2 ** counts[Cause.DEVICE_MEMORY],
         exclude=tuple(sorted(set(bad_nodes[-MAX_EXCLUDED:]))),
     )

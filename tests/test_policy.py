@@ -8,7 +8,7 @@ from lada.errors import NOT_RETRIED
 from lada.policy import LIMITS, MAX_EXCLUDED, Cause, Change, Failure, cause_of_exit, decide
 
 ONCE = {
-    Cause.WARNED: Change(),
+    Cause.WARNED: Change(minutes=1.5),
     Cause.PREEMPTED: Change(),
     Cause.TIMEOUT: Change(minutes=1.5),
     Cause.OUT_OF_MEMORY: Change(memory=1.5),
@@ -50,6 +50,12 @@ def test_only_the_newest_bad_nodes_are_kept_away_from() -> None:
     failures = [Failure(Cause.NODE_LOST, f"n{number}") for number in range(1, 5)]
     assert decide(failures, max_attempts=3).change.exclude == ("n3", "n4")
     assert len(decide(failures, max_attempts=3).change.exclude) == MAX_EXCLUDED
+
+
+def test_time_stops_growing_for_a_stage_that_is_warned_again_and_again() -> None:
+    decision = decide([Failure(Cause.WARNED)] * 50, max_attempts=3)
+    assert decision.action == "retry"
+    assert decision.change == Change(minutes=1.5**4)
 
 
 def test_exit_codes_state_causes() -> None:
