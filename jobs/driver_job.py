@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -24,6 +25,7 @@ from lada.lease import Owner, lease
 from lada.ledger import Ledger
 from lada.plan import read_plan
 from lada.rundir import RunDir
+from lada.space import can_write
 
 
 class Warned(KeyboardInterrupt):
@@ -101,6 +103,9 @@ def drive(run: RunDir, cluster: Cluster, *, rounds: int | None) -> int:
     continued = int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
     report = _report
     launcher, stop = _launcher(run, cluster, report)
+    while not can_write(run.root):
+        report(f"paused: {run.root} is full; the run goes on by itself when there is space")
+        time.sleep(max(1.0, cluster.patience.poll_seconds))
     with lease(run.lease, gone=_gone) as check:
         try:
             _note_refusal(run, lambda: check_unchanged(run, cluster))
@@ -175,5 +180,7 @@ def _note_refusal(run: RunDir, check: Callable[[], None]) -> None:
 
 
 def _report(line: str) -> None:
-    sys.stdout.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
-    sys.stdout.flush()
+    # The log may lie on the very disk that is full: what cannot be said must not end the driver.
+    with contextlib.suppress(OSError):
+        sys.stdout.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+        sys.stdout.flush()

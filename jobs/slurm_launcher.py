@@ -27,6 +27,7 @@ from lada.driver import Ended
 from lada.faults import crash_point
 from lada.policy import Cause, Change
 from lada.rundir import RunDir, Stage
+from lada.space import can_write
 
 TRANSIENT = ("Unable to contact", "timed out", "Connection refused", "Zero Bytes", "temporarily", "try again")
 """What sbatch says when the controller is away; anything else is a refusal."""
@@ -212,6 +213,9 @@ class Slurm:
         if not committed:
             cause = classify(verdict.state, record, said, begun=self._log_size(live) > 0)
             cause = Cause.HUNG if live.hung and cause != Cause.WARNED else cause
+            # On a full disk a job cannot even say so.
+            if cause in (Cause.CRASHED, Cause.NEVER_STARTED) and not can_write(self._run.root):
+                cause = Cause.NO_SPACE
         node = (record.node if record else "") or verdict.nodes or live.node
         code = 0 if committed else (record.exit_code if record and record.exit_code else -1)
         told = f"job {live.job}: {verdict.state or 'not in Slurm any more'}{_complaint(said)}"
