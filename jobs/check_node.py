@@ -82,8 +82,10 @@ def job_script(cluster: Cluster, runs: Path, folder: Path) -> str:
             f"{shlex.quote(sys.executable)} -c 'import jobs.stage_job, submitit' 2>/dev/null"
             f" && echo python=yes >> {out}",
             f"sbatch --test-only --time=1 --mem=1M --wrap=true >/dev/null 2>&1 && echo sbatch=yes >> {out}",
+            "said=$( (",
             *cluster.setup,
-            f"said=$(env {shlex.join(inside)} {container} 2>&1 | tail -n 1)",
+            f"env {shlex.join(inside)} {container}",
+            ") 2>&1 | tail -n 1)",
             f'echo "container=$said" >> {out}',
             f"echo gpus=$(nvidia-smi -L 2>/dev/null | wc -l) >> {out}",
             f"mv {out} {shlex.quote(str(folder / 'seen'))}",
