@@ -14,7 +14,16 @@ from typing import Any, Protocol
 
 from lada.config import RunConfig, read_run
 from lada.errors import ExchangeError, LadaError, StageError
-from lada.exchange import check_commit, is_published_whole, publish, published_schema, reject, sweep, withdraw
+from lada.exchange import (
+    check_commit,
+    is_published_whole,
+    publish,
+    published_schema,
+    put_links_away,
+    reject,
+    sweep,
+    withdraw,
+)
 from lada.ledger import Ledger
 from lada.plan import Plan, read_plan
 from lada.policy import Cause, Change, Decision, Failure, cause_of_exit, change_after, decide
@@ -167,6 +176,8 @@ class Driver:
                     self._publish(stage)
 
     def _publish(self, stage: Stage) -> None:
+        for remark in put_links_away(self.run, self.plan.parties):
+            self.report(remark)
         if not is_published_whole(self.run, stage):
             withdraw(self.run, stage)
             publish(self.run, stage)

@@ -129,22 +129,42 @@ def make_exchange_dirs(run: RunDir, parties: Sequence[str]) -> list[str]:
     Returns:
         One remark for each thing that was moved.
     """
+    remarks = put_links_away(run, parties)
+    for sender in parties:
+        for recipient in (*parties, ALL):
+            (outbox_dir(run, sender) / recipient).mkdir(parents=True, exist_ok=True)
+    return remarks
+
+
+def put_links_away(run: RunDir, parties: Sequence[str]) -> list[str]:
+    """Move what stands in the place of an exchange folder and is none: nobody may be led elsewhere by it.
+
+    Returns:
+        One remark for each thing that was moved.
+    """
     remarks = []
     for sender in parties:
         for folder in (outbox_dir(run, sender), *(outbox_dir(run, sender) / one for one in (*parties, ALL))):
             if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
                 remarks.append(f"{folder} is no folder: moved to {_put_away(run, sender, folder)}")
-            folder.mkdir(parents=True, exist_ok=True)
     return remarks
 
 
 def _put_away(run: RunDir, party: str, path: Path) -> Path:
     """Move what a party must not have made to its .rejected/, under a name that it did not choose."""
-    rejected = run.rejected(party)
-    rejected.mkdir(parents=True, exist_ok=True)
+    rejected = _quarantine(run, party)
     target = rejected / f"exchange.{secrets.token_hex(4)}"
     path.rename(target)
     return target
+
+
+def _quarantine(run: RunDir, party: str) -> Path:
+    """A party's .rejected/, a folder and no link to one."""
+    rejected = run.rejected(party)
+    if rejected.is_symlink():
+        rejected.unlink()
+    rejected.mkdir(parents=True, exist_ok=True)
+    return rejected
 
 
 # -- writing
@@ -417,8 +437,7 @@ def published_schema(run: RunDir, stage: Stage) -> Schema | None:
 
 def reject(run: RunDir, stage: Stage, error: ExchangeError) -> Path:
     """Move a refused commit to the party's .rejected/, with the reason; withdraw what it published."""
-    rejected = run.rejected(stage.party)
-    rejected.mkdir(parents=True, exist_ok=True)
+    rejected = _quarantine(run, stage.party)
     # A folder of our own: nothing in the commit may decide where the reason is written.
     target = rejected / f"{stage.name}.{len(list(rejected.iterdir()))}"
     target.mkdir()

@@ -361,6 +361,28 @@ def test_a_driver_that_lost_the_run_starts_nothing_more(run: RunDir) -> None:
     assert len(launcher.started) < len(EVERY)
 
 
+def test_a_link_in_the_place_of_an_exchange_folder_leads_nobody_elsewhere(
+    run: RunDir, expected: bytes, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    def plants(run: RunDir, stage: Stage, attempt: str) -> int:
+        commit_stage(run, stage, attempt=attempt)
+        folder = message_dir(run, "client-1", "server", stage.name).parent
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.symlink_to(elsewhere)
+        run.rejected("client-1").symlink_to(elsewhere)
+        return 0
+
+    drive(run, {TARGET: [plants]})
+    assert list(elsewhere.iterdir()) == []
+    assert is_published_whole(run, LEARN)
+    assert any(path.is_symlink() for path in run.rejected("client-1").iterdir())
+    assert run.metrics_csv.read_bytes() == expected
+
+
 # -- commits that are refused
 
 
