@@ -77,7 +77,7 @@ submit: $(HOST_VENV) ## make or resume a run on a cluster (CLUSTER=<name of conf
 	$(JOBS) submit $(RUN_OPTIONS) $(if $(CLUSTER),--cluster $(CLUSTER))
 
 resume: $(HOST_VENV) ## go on with a run: make resume RUN=runs/<run-id> (default: the newest)
-	$(JOBS) resume $(WHICH) $(if $(AMEND),--amend)
+	$(JOBS) resume $(WHICH) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(AMEND),--amend)
 
 cancel: $(HOST_VENV) ## cancel a run's driver and stages; resume goes on later
 	$(JOBS) cancel $(WHICH)
@@ -118,6 +118,7 @@ test: $(VENV)/.ready ## all tests that need no cluster
 
 # Against a real Slurm and a real Apptainer on this machine; YES=1 agrees to what cluster-up installs. ARGS="-m ci":
 # the part that .ci/run runs. What kills daemons runs alone, the rest two at a time.
+test-cluster: export LADA_NEED_CLUSTER := 1
 TEST_SUITE = DEVSUITE=$${DEVCLUSTER:-/opt/lada-devcluster}/test-suite
 test-cluster: $(VENV)/.ready ## all tests that need a cluster (root; YES=1; ARGS="-m ci" for a part)
 	slurm/devcluster/up.sh

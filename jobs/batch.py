@@ -40,8 +40,8 @@ def job_parameters(
         "nodes": asked.nodes,
         "ntasks_per_node": 1,
         "cpus_per_task": asked.cpus,
-        "mem": f"{math.ceil(asked.memory_gb * 1024 * change.memory)}M",
-        "time": math.ceil(asked.minutes * change.minutes),
+        "mem": f"{math.ceil(1024 * _grown(asked.memory_gb, change.memory, asked.most_memory_gb))}M",
+        "time": math.ceil(_grown(asked.minutes, change.minutes, asked.most_minutes)),
         "signal_delay_s": cluster.patience.warning_seconds,
         # What this host side needs is the checkout; the container gets its own environment.
         "setup": [f"cd {shlex.quote(str(ROOT))}", *cluster.setup],
@@ -50,7 +50,12 @@ def job_parameters(
         "additional_parameters": {"requeue": True, **cluster.sbatch},
         **gpu_parameters(asked, cluster),
     }
-    return {name: value for name, value in found.items() if value is not None}
+    # submitit has a wckey of its own, which sites that check theirs refuse.
+    return {name: value for name, value in found.items() if value is not None} | {"wckey": None}
+
+
+def _grown(value: float, factor: float, most: float | None) -> float:
+    return value * factor if most is None else max(value, min(value * factor, most))
 
 
 def gpu_parameters(asked: Resources, cluster: Cluster) -> dict[str, Any]:

@@ -28,25 +28,28 @@ class Resources(Options):
         up_to: largest model, in billions of parameters, that this line is for.
         gpus: per node; 0 asks for none.
         nodes: of one stage.
-        ranks: processes per node (torchrun where a stage has more than one in all); None: one per GPU, at
-            least one.
+        ranks: processes per node; torchrun where a stage has more than one in all. Choice: one, which sees
+            all GPUs of its node, until stages are computed by several.
         cpus: per node.
         memory_gb: per node.
         minutes: time limit of one attempt.
+        most_memory_gb, most_minutes: what retries may grow to; None: as far as they like.
     """
 
     up_to: Annotated[float, Field(gt=0)]
     gpus: Annotated[int, Field(ge=0)] = 0
     nodes: Positive = 1
-    ranks: Positive | None = None
+    ranks: Positive = 1
     cpus: Positive = 8
     memory_gb: Annotated[float, Field(gt=0)] = 32.0
     minutes: Positive = 720
+    most_memory_gb: Annotated[float, Field(gt=0)] | None = None
+    most_minutes: Positive | None = None
 
     @property
     def ranks_per_node(self) -> int:
         """Processes on each node."""
-        return self.ranks or max(1, self.gpus)
+        return self.ranks
 
 
 class DriverJob(Options):

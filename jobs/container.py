@@ -275,9 +275,14 @@ def meeting_point(job: Mapping[str, str]) -> list[str]:
 def scratch_folder(job: Mapping[str, str] = os.environ) -> Iterator[Path]:
     """A node-local folder for one attempt's temporary files, removed at the end."""
     with tempfile.TemporaryDirectory(
-        prefix="lada-", dir=job.get("TMPDIR"), ignore_cleanup_errors=True
+        prefix="lada-", dir=_folder(job.get("TMPDIR")), ignore_cleanup_errors=True
     ) as folder:
         yield Path(folder)
+
+
+def _folder(path: str | None) -> str | None:
+    """A TMPDIR that a login node named may not be there on a compute node."""
+    return path if path and Path(path).is_dir() else None
 
 
 def _scratch(folder: Path | None) -> list[Bind]:

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 from jobs import slurm
@@ -17,11 +18,18 @@ from jobs.host import check_unchanged, ensure_image
 from jobs.launch import Local
 from jobs.select import find_run
 from jobs.slurm_launcher import Slurm
-from jobs.submit import add_asked, asked_from_environment, make_run, open_existing
+from jobs.submit import (
+    ASKED,
+    add_asked,
+    asked_from_environment,
+    driver_is_gone,
+    make_run,
+    open_existing,
+)
 from lada.driver import Driver
 from lada.errors import ConfigError, LadaError
 from lada.faults import aim_at_driver
-from lada.lease import Owner, lease
+from lada.lease import lease
 from lada.ledger import Ledger
 from lada.plan import read_plan
 from lada.rundir import RunDir
@@ -67,9 +75,9 @@ def _this_round(named: str | None) -> RunDir:
     add_asked(parser)
     asked = asked_from_environment(dict(os.environ))
     options = parser.parse_args(asked)
-    if named is None and not (
-        set(asked) & {"--scenario", "--method", "--dataset", "--seed", "--shots", "--size"}
-    ):
+    if int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0:
+        options.fresh = False  # it was set aside before this job was requeued
+    if named is None and not {f"--{name}" for name in (*ASKED, "set")} & set(asked):
         try:
             named = str(find_run(None, options.runs).root)
         except ConfigError:
@@ -103,10 +111,14 @@ def drive(run: RunDir, cluster: Cluster, *, rounds: int | None) -> int:
     continued = int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
     report = _report
     launcher, stop = _launcher(run, cluster, report)
-    while not can_write(run.root):
-        report(f"paused: {run.root} is full; the run goes on by itself when there is space")
-        time.sleep(max(1.0, cluster.patience.poll_seconds))
-    with lease(run.lease, gone=_gone) as check:
+    try:
+        signal.signal(signal.SIGUSR2, _warn)
+        while not can_write(run.root):
+            report(f"paused: {run.root} is full; the run goes on by itself when there is space")
+            time.sleep(max(1.0, cluster.patience.poll_seconds))
+    except Warned:
+        return _again(run)
+    with lease(run.lease, gone=driver_is_gone) as check:
         try:
             _note_refusal(run, lambda: check_unchanged(run, cluster))
             driver = Driver(
@@ -118,12 +130,12 @@ def drive(run: RunDir, cluster: Cluster, *, rounds: int | None) -> int:
                 continued=continued,
                 check=check,
             )
-            signal.signal(signal.SIGUSR2, _warn)
             worked = driver.drive(rounds=rounds)
         except Warned:
             signal.signal(signal.SIGUSR2, signal.SIG_IGN)
             report("the time limit is near: the stages go on, the driver is to be started again")
-            Ledger(run.ledger_jsonl).write("driver-warned")
+            with contextlib.suppress(OSError):
+                Ledger(run.ledger_jsonl).write("driver-warned")
             return _again(run)
         except KeyboardInterrupt:
             report("interrupted; the same command goes on where it was")
@@ -141,33 +153,28 @@ def _launcher(
     run: RunDir, cluster: Cluster, report: Callable[[str], None]
 ) -> tuple[Slurm | Local, Callable[[], None]]:
     if cluster.stages == "sbatch":
-        return Slurm(run, cluster, report=report), lambda: None
-    # Stages inside this allocation cannot outlive it.
-    inside = Local(run, cluster=cluster)
+        unchanged = partial(check_unchanged, run, cluster)
+        return Slurm(run, cluster, report=report, before_start=unchanged), lambda: None
+    # Stages inside this allocation cannot outlive it, and share its GPUs.
+    has_gpus = any(line.gpus for line in cluster.resources) and cluster.nvidia
+    inside = Local(run, cluster=cluster, width=1 if has_gpus else None)
     return inside, inside.stop
 
 
 def _again(run: RunDir) -> int:
     """Put this job back into the queue; outside one, say what to do."""
     job = os.environ.get("SLURM_JOB_ID")
-    if job and slurm.requeue(job):
-        time.sleep(120)  # Slurm takes the job away meanwhile
+    for _ in range(10 if job else 0):
+        if slurm.requeue(str(job)):
+            time.sleep(120)  # Slurm takes the job away meanwhile
+            break
+        time.sleep(10)  # the controller may be away
     _report(f"not requeued: make resume RUN={run.root}")
     return 85
 
 
 def _warn(number: int, frame: FrameType | None) -> None:
     raise Warned
-
-
-def _gone(owner: Owner) -> bool:
-    """Whether the driver that holds the lease on another host is over, as Slurm knows it."""
-    job = owner.get("job")
-    if not job:
-        return False
-    if job == os.environ.get("SLURM_JOB_ID"):
-        return True  # this very job, before it was requeued
-    return slurm.probe([str(job)])[str(job)].known in ("over", "gone")
 
 
 def _note_refusal(run: RunDir, check: Callable[[], None]) -> None:

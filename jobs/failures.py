@@ -16,6 +16,9 @@ SAID = (
     # Slurm's and the kernel's words in a job's output, where its state alone does not tell.
     ("exceeded memory limit", Cause.OUT_OF_MEMORY),
     ("oom-kill", Cause.OUT_OF_MEMORY),
+    ("oom_kill", Cause.OUT_OF_MEMORY),
+    ("OOM Killed", Cause.OUT_OF_MEMORY),
+    ("DUE TO TIME LIMIT", Cause.TIMEOUT),
     ("Out Of Memory", Cause.OUT_OF_MEMORY),
     ("DUE TO PREEMPTION", Cause.PREEMPTED),
     ("DUE TO NODE FAILURE", Cause.NODE_LOST),
@@ -56,6 +59,8 @@ def classify(state: str, record: ExitRecord | None, said: str, *, begun: bool) -
     if state in STATES:
         return STATES[state]
     stated = None if record is None else cause_of_exit(record.exit_code)
+    if state == "CANCELLED" and stated == Cause.WARNED:
+        stated = None  # told to end, it saved a resume point: that is no want of time
     if stated is not None and stated != Cause.CRASHED:
         return stated
     for words, cause in SAID:

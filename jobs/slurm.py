@@ -92,7 +92,12 @@ def command(
     if shutil.which(arguments[0]) is None:
         raise SlurmError(f"no program '{arguments[0]}' here: is this a host of a Slurm cluster?")
     try:
-        return subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=timeout)
+        # What a user sets for looking at the queue must not hide jobs from the driver.
+        hiding = ("SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_")
+        plain = {name: value for name, value in os.environ.items() if not name.startswith(hiding)}
+        return subprocess.run(
+            arguments, capture_output=True, text=True, check=False, timeout=timeout, env=plain
+        )
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(arguments, 124, "", f"no answer within {timeout:g} s")
 
@@ -133,7 +138,8 @@ def attempt_of(job: Job) -> str:
 
 def my_jobs() -> list[Job] | None:
     """Every queued or running job of the calling user; None where Slurm does not answer."""
-    done = command(["squeue", "--noheader", "--user", getpass.getuser(), "--format", SEPARATOR.join(FIELDS)])
+    named = ["--user", getpass.getuser(), "--format", SEPARATOR.join(FIELDS)]
+    done = command(["squeue", "--all", "--noheader", *named])
     if done.returncode:
         return None
     lines = (line.split(SEPARATOR) for line in done.stdout.splitlines())
@@ -233,10 +239,9 @@ def node_states(nodes: str) -> str:
 # -- acting on jobs
 
 
-def cancel(ids: Collection[str]) -> None:
-    """Cancel jobs; those that are over already are left alone."""
-    if ids:
-        command(["scancel", *sorted(ids)])
+def cancel(ids: Collection[str]) -> bool:
+    """Cancel jobs; those that are over already are left alone. Returns whether Slurm took the order."""
+    return not ids or command(["scancel", *sorted(ids)]).returncode == 0
 
 
 def requeue(job_id: str) -> bool:

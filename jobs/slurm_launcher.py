@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,20 @@ from lada.policy import Cause, Change
 from lada.rundir import RunDir, Stage
 from lada.space import can_write
 
-TRANSIENT = ("Unable to contact", "timed out", "Connection refused", "Zero Bytes", "temporarily", "try again")
-"""What sbatch says when the controller is away; anything else is a refusal."""
+TRANSIENT = (
+    "Unable to contact",
+    "timed out",
+    "Connection refused",
+    "Connection reset",
+    "Transport endpoint",
+    "standby mode",
+    "Zero Bytes",
+    "temporarily",
+    "try again",
+    "MaxSubmitJob",
+    "submit limit",
+)
+"""What sbatch says when the controller is away or a limit on queued jobs is reached; else it refuses."""
 MISSES = 3
 """Looks at which a job was nowhere before it counts as ended: missing is not done."""
 STALE_SECONDS = 90.0
@@ -62,10 +74,19 @@ class Slurm:
         run: the run's folder, which every node sees.
         cluster: the site's facts.
         report: called with a line for a person.
+        before_start: called before every submission; raises where the run may not go on.
     """
 
-    def __init__(self, run: RunDir, cluster: Cluster, *, report: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        run: RunDir,
+        cluster: Cluster,
+        *,
+        report: Callable[[str], None],
+        before_start: Callable[[], None] = lambda: None,
+    ) -> None:
         self._run, self._cluster, self._report = run, cluster, report
+        self._before_start = before_start
         self._config = read_run(run.root)
         self._live: dict[Stage, _Live] = {}
         self._closing: dict[str, float] = {}
@@ -77,8 +98,8 @@ class Slurm:
         Raises:
             SlurmError: when sbatch refuses.
         """
-        parameters = job_parameters(self._run, self._config, self._cluster, stage, attempt, change)
-        job = self._submit(stage, attempt, change, parameters)
+        self._before_start()
+        job, parameters = self._submit_some_way(stage, attempt, change)
         self._live[stage] = _Live(stage, attempt, job, time.monotonic())
         self._report(f"{stage} submitted as job {job}")
         return {"job": job, "resources": _resources(parameters)}
@@ -103,10 +124,25 @@ class Slurm:
             if end is not None:
                 del self._live[live.stage]
                 ended.append(end)
-        self._close(queued)
+        if queue is not None:
+            self._close(queued)
         return ended
 
     # -- submission
+
+    def _submit_some_way(self, stage: Stage, attempt: str, change: Change) -> tuple[str, dict[str, Any]]:
+        """Submit; where a site refuses what a retry asks for, ask for less: any node, then no growth."""
+        plain = Change(micro_batch_divisor=change.micro_batch_divisor)
+        ways = list(dict.fromkeys((change, replace(change, exclude=()), plain)))
+        for way in ways:
+            parameters = job_parameters(self._run, self._config, self._cluster, stage, attempt, way)
+            try:
+                return self._submit(stage, attempt, way, parameters), parameters
+            except SlurmError as error:
+                if way == ways[-1]:
+                    raise
+                self._report(f"{error}; asking for less")
+        raise AssertionError(ways)
 
     def _submit(self, stage: Stage, attempt: str, change: Change, parameters: Mapping[str, Any]) -> str:
         folder = submitit_folder(self._run, stage.party)
@@ -163,7 +199,22 @@ class Slurm:
         if verdict.known == "gone":
             live.misses += 1
             return self._ended(live, verdict) if live.misses >= MISSES else None
-        return None
+        return self._silent(live, verdict)
+
+    def _silent(self, live: _Live, verdict: Verdict) -> Ended | None:
+        """A job that Slurm contradicts itself about is judged by its log; unknown is not failed."""
+        if not self._is_stuck(live):
+            return None
+        self._report(f"{live.stage}: nobody knows what became of job {live.job}, and it shows no progress")
+        slurm.cancel([live.job])
+        return self._ended(live, Verdict("over", "NODE_FAIL", nodes=verdict.nodes or live.node))
+
+    def _is_stuck(self, live: _Live) -> bool:
+        """Whether its log has had no new line for too long."""
+        now, size = time.monotonic(), self._log_size(live)
+        if size != live.size:
+            live.size, live.since = size, now
+        return now - live.since > 60 * self._cluster.patience.hang_minutes
 
     def _may_show_up(self, live: _Live) -> bool:
         """Whether a stage says that it committed, and a slow file system may not show it yet."""
@@ -181,13 +232,9 @@ class Slurm:
             live.began = now if job.state == "RUNNING" else live.began
         live.node = job.nodes or live.node
         if job.state == "RUNNING":
-            size = self._log_size(live)
-            if size != live.size:
-                live.size, live.since = size, now
-            elif now - live.since > 60 * patience.hang_minutes and not live.hung:
-                live.hung = True
+            if self._is_stuck(live) and not live.hung:
                 self._report(f"{live.stage} shows no progress: cancelling job {live.job} on {live.node}")
-                slurm.cancel([live.job])
+                live.hung = slurm.cancel([live.job])
             return None
         if "launch failed" in job.reason:
             # A node refused it: Slurm holds it for ever (reliability C5).
@@ -254,7 +301,7 @@ def _tail(folder: Path, job: str) -> str:
 
 def _complaint(said: str) -> str:
     """The first line that reads like an error, of what a job itself said."""
-    lines = [line.strip() for line in said.splitlines() if "error:" in line]
+    lines = [line.strip() for line in said.splitlines() if "error:" in line.lower()]
     return f": {lines[0]}" if lines else ""
 
 

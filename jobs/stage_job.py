@@ -30,6 +30,7 @@ from jobs.container import (
 )
 from jobs.failures import ExitRecord
 from lada.config import read_run
+from lada.errors import LadaError
 from lada.faults import stage_crash
 from lada.plan import read_plan
 from lada.rundir import RunDir, Stage, parse_stage
@@ -39,6 +40,8 @@ PAUSED = 85
 """Exit code of a stage that saved a resume point."""
 UNPREPARED = 128 + signal.SIGUSR2
 """Exit code of a stage that was warned before it could listen."""
+FILES_LOST = (128 + signal.SIGBUS, -signal.SIGBUS)
+"""Exit codes of a stage whose image went away: what served its files may have ended of the warning."""
 MAX_REQUEUES = 3
 """A job puts itself back so often; then its driver gives the next one more time, lest none ever gets far."""
 REQUEUE_SECONDS = 120
@@ -82,17 +85,38 @@ def run_in_container(run: str, party: str, stage: str, attempt: str, divisor: in
     restarts = int(job.get("SLURM_RESTART_COUNT") or 0)
     node_rank = int(job.get("SLURM_NODEID") or 0)
     began = time.time()
+    if folder.is_committed(which):  # requeued, or a second copy of this job, after the work was done
+        write_exit(exit_file(folder, which, attempt), ExitRecord(0, "", _node(), began, began, restarts))
+        return
     suffix = f"-{restarts}" + (f".node{node_rank}" if node_rank else "")
-    with scratch_folder(job) as scratch:
-        argv, environment = _container(folder, which, f"{attempt}-{restarts}", divisor, scratch)
-        crash = stage_crash(str(which), attempt)
-        if crash is not None and not restarts:
-            environment["APPTAINERENV_LADA_CRASH_AT"] = crash
-        child = _Child(argv, environment, folder.log(party, which, attempt + suffix))
-        code = child.wait()
+    try:
+        with scratch_folder(job) as scratch:
+            argv, environment = _container(folder, which, f"{attempt}-{restarts}", divisor, scratch)
+            crash = stage_crash(str(which), attempt)
+            if crash is not None and not restarts:
+                environment["APPTAINERENV_LADA_CRASH_AT"] = crash
+            child = _Child(argv, environment, folder.log(party, which, attempt + suffix))
+            code = child.wait()
+    except (LadaError, OSError) as error:
+        # Not the error's own exit code: what is wrong may be wrong on this node alone.
+        said = f"{type(error).__name__}: {error}"
+        write_exit(
+            exit_file(folder, which, attempt), ExitRecord(1, said, _node(), began, time.time(), restarts)
+        )
+        sys.exit(said)
+    record = ExitRecord(code, "", _node(), began, time.time(), restarts)
     if node_rank == 0:
-        _finish(folder, which, attempt, child, ExitRecord(code, "", _node(), began, time.time(), restarts))
+        _finish(folder, which, attempt, child, record)
+    elif _has_paused(child, record):
+        time.sleep(REQUEUE_SECONDS)  # srun ends the whole step with its first task that fails
     sys.exit(code if code >= 0 else 128 - code)
+
+
+def _has_paused(child: _Child, record: ExitRecord) -> bool:
+    """Whether a stage ended because it was warned, with a resume point or before it could save one."""
+    if record.exit_code in (PAUSED, UNPREPARED, -signal.SIGUSR2):
+        return True
+    return child.warned and record.exit_code in FILES_LOST
 
 
 def _finish(run: RunDir, stage: Stage, attempt: str, child: _Child, record: ExitRecord) -> None:
@@ -100,10 +124,9 @@ def _finish(run: RunDir, stage: Stage, attempt: str, child: _Child, record: Exit
     path = exit_file(run, stage, attempt)
     detail = _last_line(child.log, record.exit_code)
     job = os.environ.get("SLURM_JOB_ID")
-    paused = record.exit_code in (PAUSED, UNPREPARED, -signal.SIGUSR2)
-    again = (
-        paused and not child.terminated and job is not None and os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
-    )
+    on_slurm = job is not None and os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+    paused = _has_paused(child, record)
+    again = paused and on_slurm and not child.terminated and record.restarts < MAX_REQUEUES
     content = asdict(record) | {"detail": detail, "exit_code": PAUSED if paused else record.exit_code}
     write_exit(path, ExitRecord(**content | {"requeued": again}))
     if again and job is not None:
@@ -142,6 +165,7 @@ class _Child:
     environment: Mapping[str, str]
     log: Path
     terminated: bool = False
+    warned: bool = False
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def wait(self) -> int:
@@ -163,6 +187,7 @@ class _Child:
                 self._process.kill()  # where an interrupt ends the wait; else it is over already
 
     def _warn(self, number: int, frame: FrameType | None) -> None:
+        self.warned = True
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGUSR2)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from jobs import slurm
+from jobs.batch import gpu_parameters
 from jobs.cluster import ROOT, Cluster, find_cluster, read_cluster, write_cluster
 from jobs.container import prepare_folders
 from jobs.host import ensure_image, facts, run_lada
 from jobs.select import find_run
 from lada.config import read_run
-from lada.lease import read_owner
+from lada.errors import BusyError
+from lada.lease import Owner, lease, read_owner
 from lada.ledger import Ledger
 from lada.plan import read_plan
-from lada.rundir import RunDir
+from lada.rundir import RunDir, set_aside
 
 ASKED = ("scenario", "method", "dataset", "data", "shots", "seed", "size", "tier")
 """Options that name a run, handed on to `lada init` as they are."""
@@ -71,13 +74,45 @@ def make_run(options: argparse.Namespace, cluster: Cluster) -> RunDir:
         LadaError: as `lada init` says it: a wrong option, or something that changed.
     """
     arguments = asked_arguments(options)
-    arguments += [flag for flag in ("--amend", "--fresh") if getattr(options, flag[2:])]
     runs = Path(options.runs).resolve()
+    if options.fresh:
+        _set_aside(options, cluster, runs)
+    if options.amend:
+        arguments.append("--amend")
     command = ["init", *arguments, "--runs", str(runs), "--facts", facts(cluster)]
     run = RunDir(
         Path(run_lada(cluster, command, runs=runs, files=asked_files(options)).strip().splitlines()[-1])
     )
     return _equip(run, cluster)
+
+
+def _set_aside(options: argparse.Namespace, cluster: Cluster, runs: Path) -> None:
+    """Move an existing run out of the way: here, since only the host sees whether somebody works on it.
+
+    Raises:
+        BusyError: when a driver or a stage of it is at work.
+    """
+    runs.mkdir(parents=True, exist_ok=True)
+    shown = run_lada(cluster, ["plan", *asked_arguments(options)], runs=runs, files=asked_files(options))
+    run = RunDir(runs / json.loads(shown)["plan"]["run_id"])
+    if not run.root.exists():
+        return
+    live = slurm.run_jobs(run)
+    if live is None or live:
+        who = "Slurm does not say" if live is None else ", ".join(f"job {job.id} {job.name}" for job in live)
+        raise BusyError(f"{run.root.name} may be at work ({who}); `make cancel RUN={run.root}` ends it")
+    with lease(run.lease, gone=driver_is_gone):
+        print(f"The old run is now {set_aside(run.root)}")
+
+
+def driver_is_gone(owner: Owner) -> bool:
+    """Whether the driver that holds a lease on another host is over, as Slurm knows it."""
+    job = owner.get("job")
+    if not job:
+        return False
+    if job == os.environ.get("SLURM_JOB_ID"):
+        return True  # this very job, before it was requeued
+    return slurm.probe([str(job)])[str(job)].known in ("over", "gone")
 
 
 def asked_arguments(options: argparse.Namespace) -> list[str]:
@@ -147,11 +182,25 @@ def driver_options(run: RunDir, cluster: Cluster) -> list[str]:
         "qos": cluster.qos,
         "time": cluster.driver.minutes,
         "mem": f"{round(cluster.driver.memory_gb * 1024)}M",
+        "constraint": cluster.constraint,
+        **_room_for_stages(cluster),
+        **{name: value for name, value in cluster.sbatch.items() if value is not True},
         "chdir": ROOT,
         "output": logs / "%j.log",
     }
     listed = [f"--{name}={value}" for name, value in asked.items() if value is not None]
-    return [*listed, str(ROOT / "slurm" / "driver.sbatch"), str(run.root)]
+    flags = [f"--{name}" for name, value in cluster.sbatch.items() if value is True]
+    return [*listed, *flags, str(ROOT / "slurm" / "driver.sbatch"), str(run.root)]
+
+
+def _room_for_stages(cluster: Cluster) -> dict[str, object]:
+    """What the driver's job asks for in addition where stages run inside it: room for the largest."""
+    if cluster.stages != "inside":
+        return {}
+    largest = cluster.resources[-1]
+    gpus = {name.replace("_", "-"): value for name, value in gpu_parameters(largest, cluster).items()}
+    memory = cluster.driver.memory_gb + largest.memory_gb
+    return {"cpus-per-task": largest.cpus, "mem": f"{round(memory * 1024)}M", **gpus}
 
 
 def _cancel(options: argparse.Namespace) -> int:

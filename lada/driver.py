@@ -29,7 +29,10 @@ from lada.plan import Plan, read_plan
 from lada.policy import Cause, Change, Decision, Failure, cause_of_exit, change_after, decide
 from lada.results import write_metrics
 from lada.rundir import RunDir, Stage
-from lada.space import can_write, has_free, is_full
+from lada.space import STUTTERS, can_write, has_free, is_full
+
+MAX_STUTTERS = 20
+"""Errors of the file server that a driver waits out, a second or so each."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +107,16 @@ class Driver:
             StageError: when a stage failed too often or cannot succeed.
         """
         worked = False
+        stutters = 0
         while True:
             try:
                 return self._drive(rounds) or worked
             except OSError as error:
+                if error.errno in STUTTERS and stutters < MAX_STUTTERS:
+                    stutters += 1
+                    self.report(f"{type(error).__name__}: {error}: trying again")
+                    time.sleep(max(1.0, self.poll_seconds))
+                    continue
                 if not is_full(error):
                     raise
                 worked = True

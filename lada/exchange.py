@@ -35,6 +35,7 @@ from lada.rundir import (
     sync_dir,
     write_synced,
 )
+from lada.space import STUTTERS
 
 MANIFEST = "manifest.json"
 ALL = "all"
@@ -570,6 +571,8 @@ def _read_regular(path: Path, origin: Origin, cap: int) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
+        if error.errno in STUTTERS:
+            raise  # the file server's fault, not the party's
         raise origin.error("open", error.strerror or "cannot be opened") from error
     try:
         status = os.fstat(descriptor)

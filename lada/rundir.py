@@ -145,6 +145,15 @@ class RunDir:
         return read_jsonl(Item, self.sealed)
 
 
+def set_aside(root: Path) -> Path:
+    """Rename a run's folder to ``<name>.old-1`` or the next free number."""
+    number = 1
+    while (target := root.with_name(f"{root.name}.old-{number}")).exists():
+        number += 1
+    root.rename(target)
+    return target
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all: temporary name, fsync, rename, fsync of the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)

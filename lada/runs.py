@@ -19,7 +19,7 @@ from lada.lease import lease
 from lada.method import load_method, make_plan
 from lada.plan import read_plan
 from lada.records import Item, Record, dump_jsonl
-from lada.rundir import RunDir, dump_json, sha256, write_atomic
+from lada.rundir import RunDir, dump_json, set_aside, sha256, write_atomic
 
 
 def resolve_run(found: Iterable[Layer]) -> RunConfig:
@@ -58,7 +58,7 @@ def open_run(
     run = RunDir(runs / config.run_id)
     if fresh and run.root.exists():
         with lease(run.lease):  # not under the feet of a driver that is at work
-            _set_aside(run.root)
+            set_aside(run.root)
     if not run.run_yaml.is_file():
         return run, _create(run, config, provenance.collect(_weights(config), facts))
     if read_run(run.root) != config:
@@ -160,10 +160,3 @@ def _weights(config: RunConfig) -> dict[str, str]:
         path = folder(party.model) / "model.safetensors"
         found[party.model] = sha256(path.read_bytes()) if path.is_file() else "missing"
     return found
-
-
-def _set_aside(root: Path) -> None:
-    number = 1
-    while (target := root.with_name(f"{root.name}.old-{number}")).exists():
-        number += 1
-    root.rename(target)

@@ -12,6 +12,10 @@ PROBE_BYTES = 1 << 20
 """Size of the file that is written to see whether a disk, or a quota, has room."""
 
 
+STUTTERS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN)
+"""Errors of a file server that may be well again a moment later."""
+
+
 def is_full(error: OSError) -> bool:
     """Whether an error says that a disk or a quota is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -78,6 +78,15 @@ def test_a_retry_gets_what_the_first_attempt_lacked(run: RunDir) -> None:
 
 
 @pytest.mark.usefixtures("_srun")
+def test_what_a_retry_gets_ends_where_the_site_does(run: RunDir) -> None:
+    line = Resources(up_to=80, memory_gb=10, minutes=60, most_memory_gb=12, most_minutes=70)
+    found = lines(run, site(resources=(line,)), Change(memory=9, minutes=9))
+    assert "#SBATCH --mem=12288M" in found
+    assert "#SBATCH --time=70" in found
+    assert not any("wckey" in text for text in found)
+
+
+@pytest.mark.usefixtures("_srun")
 def test_gpus_by_type_and_by_gres_and_the_sites_own_options(run: RunDir) -> None:
     assert "#SBATCH --gpus-per-node=a800:2" in lines(run, site(gpu_type="a800"))
     found = lines(

@@ -31,6 +31,16 @@ def record(code: int) -> ExitRecord:
         ("CANCELLED", None, "*** STEP 7.0 CANCELLED DUE TO PREEMPTION ***", True, Cause.PREEMPTED),
         ("CANCELLED", None, "*** JOB 7 ON n1 CANCELLED DUE TO NODE FAILURE ***", True, Cause.NODE_LOST),
         ("TIMEOUT", None, "", True, Cause.TIMEOUT),
+        (
+            "FAILED",
+            137,
+            "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0",
+            True,
+            Cause.OUT_OF_MEMORY,
+        ),
+        ("", 137, "*** STEP 7.0 ON n1 CANCELLED AT 2026 DUE TO TIME LIMIT ***", True, Cause.TIMEOUT),
+        # Told to end, it saved a resume point.
+        ("CANCELLED", 85, "", True, Cause.CANCELLED),
         # The time limit came, but the stage had saved a resume point.
         ("TIMEOUT", 85, "", True, Cause.WARNED),
         ("CANCELLED", None, "", True, Cause.CANCELLED),

@@ -36,19 +36,24 @@ class World:
     def __init__(self, run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
         self.run = run
         self.now = 0.0
+        self.listens = True
         self.queue: list[Job] | None = []
         self.verdict = Verdict("unknown")
         self.cancelled: list[str] = []
         self.said: list[str] = []
         monkeypatch.setattr(slurm, "my_jobs", lambda: self.queue)
         monkeypatch.setattr(slurm, "probe", lambda ids, queue=None: dict.fromkeys(ids, self.verdict))
-        monkeypatch.setattr(slurm, "cancel", self.cancelled.extend)
+        monkeypatch.setattr(slurm, "cancel", self.cancel)
         monkeypatch.setattr(slurm_launcher.time, "monotonic", lambda: self.now)
         monkeypatch.setattr(slurm_launcher.time, "sleep", self.sleep)
         self.job = Job(
             "7", job_name(run, STAGE), "RUNNING", "None", comment(run, ATTEMPT), "n2", "0:10", "1:00:00"
         )
         self.launcher = Slurm(run, CLUSTER, report=self.said.append)
+
+    def cancel(self, ids: list[str]) -> bool:
+        self.cancelled += ids
+        return self.listens
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -111,6 +116,15 @@ def test_no_answer_is_no_end(world: World) -> None:
     assert world.launcher.poll() == []
 
 
+def test_a_job_that_slurm_contradicts_itself_about_is_judged_by_its_log(world: World) -> None:
+    world.adopt()
+    for _ in range(3):
+        assert world.left_the_queue(Verdict("unknown", "RUNNING")) == []
+        world.now += 25
+    (end,) = world.left_the_queue(Verdict("unknown", "RUNNING", nodes="n2"))
+    assert (end.cause, end.node, world.cancelled) == (Cause.NODE_LOST, "n2", ["7"])
+
+
 def test_the_exit_record_decides_over_slurms_state(world: World) -> None:
     world.adopt()
     write_exit(exit_file(world.run, STAGE, ATTEMPT), ExitRecord(5, "a message is broken", "n3", 10.0, 14.0))
@@ -164,8 +178,11 @@ def test_a_stage_without_a_new_line_for_too_long_is_cancelled_as_hung(world: Wor
         world.now += 50
     assert world.cancelled == [], "a new line within the minute"
     world.now += 50
+    world.listens = False
     assert world.launcher.poll() == []
-    assert world.cancelled == ["7"]
+    world.listens = True
+    assert world.launcher.poll() == []
+    assert world.cancelled == ["7", "7"], "an order that the controller did not hear is given again"
     (end,) = world.left_the_queue(Verdict("over", "CANCELLED", nodes="n2"))
     assert (end.cause, end.node) == (Cause.HUNG, "n2")
 
@@ -222,6 +239,15 @@ class TestSubmission:
         )
         world.queue = [replace(world.job, state="PENDING", id="11")]
         assert world.launcher.start(STAGE, ATTEMPT, Change())["job"] == "11"
+        assert replies == []
+
+    def test_a_site_that_refuses_more_is_asked_for_less(self, world: World, replies: list[object]) -> None:
+        refusal = slurm_launcher.FailedJobError(
+            "sbatch: error: Requested node configuration is not available"
+        )
+        replies += [refusal, refusal, type("Job", (), {"job_id": "9"})()]
+        facts = world.launcher.start(STAGE, ATTEMPT, Change(memory=1.5, minutes=1.5, exclude=("n1",)))
+        assert facts["resources"]["mem"] == "32768M"
         assert replies == []
 
     def test_a_refusal_is_an_error_with_sbatchs_words(self, world: World, replies: list[object]) -> None:

@@ -6,12 +6,20 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from tests.cluster.harness import ROOT, SMALL, Suite
 
 DEVCLUSTER = Path(os.environ.get("DEVCLUSTER", "/opt/lada-devcluster"))
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip, or fail where `make test-cluster` promised a cluster."""
+    if os.environ.get("LADA_NEED_CLUSTER"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,14 +34,14 @@ def devcluster() -> Path:
     """The folder of a development cluster that answers; the test is skipped where there is none."""
     conf = DEVCLUSTER / "etc" / "slurm.conf"
     if os.geteuid() != 0:
-        pytest.skip("needs root, to become the cluster's user and to kill its daemons")
+        missing("needs root, to become the cluster's user and to kill its daemons")
     if not conf.is_file() or shutil.which("scontrol") is None:
-        pytest.skip(f"no development cluster in {DEVCLUSTER}: make cluster-up")
+        missing(f"no development cluster in {DEVCLUSTER}: make cluster-up")
     answer = subprocess.run(
         ["scontrol", "ping"], env={**os.environ, "SLURM_CONF": str(conf)}, capture_output=True, check=False
     )
     if answer.returncode:
-        pytest.skip("the development cluster does not answer: make cluster-up")
+        missing("the development cluster does not answer: make cluster-up")
     return DEVCLUSTER
 
 

@@ -50,6 +50,7 @@ def why_not() -> str:
     return "" if image.is_file() else f"no image {image}: make image CLUSTER=devcluster"
 
 
+assert not (why_not() and os.environ.get("LADA_NEED_CLUSTER")), why_not()
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(bool(why_not()), reason=why_not() or "never")]
 
 

@@ -57,6 +57,7 @@ def stages_ran_side_by_side(run: Run) -> None:
         )
 
 
+@pytest.mark.ci
 def test_two_runs_side_by_side_do_not_disturb_each_other(
     suite: Suite, expected: bytes, tmp_path: Path
 ) -> None:
@@ -138,8 +139,9 @@ def test_private_words_are_nowhere_but_in_their_partys_folder(suite: Suite) -> N
     run = suite.submit("canary")
     run.cancel()
     planted = []
-    for party in ("client-1",):
-        for part in ("train", "test"):
+    assert not any((run.folder.root / "parties").glob("*/r00-*")), "nothing was computed from the old words"
+    for party, parts in (("client-1", ("train", "test")), ("server", ("test",))):
+        for part in parts:
             path = run.folder.data(party, part)
             items = read_jsonl(Item, path)
             canary = f"canary {party} {part} 7f3e"
