@@ -23,6 +23,7 @@ from jobs.submit import (
     add_asked,
     asked_from_environment,
     driver_is_gone,
+    is_finished,
     make_run,
     open_existing,
 )
@@ -60,10 +61,10 @@ def _round(options: argparse.Namespace) -> int:
     run = _this_round(options.run or os.environ.get("RUN"))
     print(f"Run folder: {run.root}", flush=True)
     group = next(read_plan(run).pending(run.is_committed), None)
-    if group is None:
+    if is_finished(run):
         print(f"Nothing is left to do: every stage is committed. Results: {run.metrics_csv}")
         return 0
-    return drive(run, read_cluster(run), rounds=group[0].round)
+    return drive(run, read_cluster(run), rounds=None if group is None else group[0].round)
 
 
 def _this_round(named: str | None) -> RunDir:

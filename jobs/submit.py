@@ -155,7 +155,7 @@ def _equip(run: RunDir, cluster: Cluster) -> RunDir:
 def submit_driver(run: RunDir, cluster: Cluster) -> int:
     """Submit the driver of a run unless one is queued or at work, or nothing is left to do."""
     print(f"Run folder: {run.root}")
-    if next(read_plan(run).pending(run.is_committed), None) is None:
+    if is_finished(run):
         print(f"Nothing is left to do: every stage is committed. Results: {run.metrics_csv}")
         return 0
     live = [job for job in slurm.run_jobs(run) or () if job.name == slurm.job_name(run, None)]
@@ -168,6 +168,13 @@ def submit_driver(run: RunDir, cluster: Cluster) -> int:
     Ledger(run.ledger_jsonl).write("driver-submitted", job=job)
     print(f"Driver submitted as job {job}. Look on: make watch   make status   make logs PARTY=driver")
     return 0
+
+
+def is_finished(run: RunDir) -> bool:
+    """Whether every stage is committed and a driver has seen to what follows: messages and results."""
+    if next(read_plan(run).pending(run.is_committed), None) is not None or not run.metrics_csv.is_file():
+        return False
+    return Ledger(run.ledger_jsonl).says_finished()
 
 
 def driver_options(run: RunDir, cluster: Cluster) -> list[str]:

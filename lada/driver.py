@@ -135,8 +135,9 @@ class Driver:
             self.run_group(group)
             write_metrics(self.run, self.config, self.plan)
         write_metrics(self.run, self.config, self.plan)
-        if worked:
-            self.ledger.write("driver-ended", finished=self._next(None) is None)
+        finished = self._next(None) is None
+        if worked or (finished and not self.ledger.says_finished()):
+            self.ledger.write("driver-ended", finished=finished)
         return worked
 
     def run_group(self, group: Sequence[Stage]) -> None:

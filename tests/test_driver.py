@@ -137,6 +137,18 @@ def test_a_finished_run_starts_nothing(run: RunDir, expected: bytes) -> None:
     assert run.metrics_csv.read_bytes() == expected
 
 
+def test_a_driver_that_died_after_the_last_commit_is_followed_by_one_that_says_done(run: RunDir) -> None:
+    drive(run)
+    kept = [line for line in run.ledger_jsonl.read_text().splitlines() if "driver-ended" not in line]
+    run.ledger_jsonl.write_text("\n".join(kept) + "\n")
+    assert not Ledger(run.ledger_jsonl).says_finished()
+    assert drive(run).started == []
+    assert Ledger(run.ledger_jsonl).says_finished()
+    before = run.ledger_jsonl.read_bytes()
+    drive(run)
+    assert run.ledger_jsonl.read_bytes() == before, "and then nothing is written any more"
+
+
 def test_rounds_stops_after_a_round_and_the_next_call_goes_on(run: RunDir, expected: bytes) -> None:
     assert drive(run, rounds=0).started == EVERY[:2]
     assert drive(run, rounds=1).started == EVERY[2:6]
