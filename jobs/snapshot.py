@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from jobs.cluster import cluster_file
@@ -25,6 +25,7 @@ from lada.ledger import Ledger
 from lada.plan import Plan, read_plan
 from lada.results import read_metrics
 from lada.rundir import RunDir, Stage
+from lada.space import PROBE_BYTES
 
 RunState = Literal["pending", "running", "paused", "done", "failed"]
 SlurmState = Literal["answers", "silent", "unused"]
@@ -81,6 +82,10 @@ def look(run: RunDir) -> Snapshot:
     driver = look_at_driver(run, events, queue)
     facts = Facts(run, history, jobs, driver, _accuracies(run, plan))
     stages = tuple(look_at_stage(stage, facts) for group in plan.groups() for stage in group)
+    free = shutil.disk_usage(run.root).free
+    if driver.state == "running" and not driver.paused and free < PROBE_BYTES:
+        # On a full disk the driver cannot even write down that it waits.
+        driver = replace(driver, paused=f"{run.root} is full")
     committed = [view.stage for view in stages if view.state == "committed"]
     state = _state(len(committed) == len(stages), driver, events)
     errors = [event for event in events if event.get("event") in ("failed", "rejected", "stopped")]
@@ -96,7 +101,7 @@ def look(run: RunDir) -> Snapshot:
         driver=driver,
         jobs=tuple(jobs or ()),
         left_seconds=seconds_left(plan, history, committed, _under_way(stages, history)),
-        free_bytes=shutil.disk_usage(run.root).free,
+        free_bytes=free,
         last_event=events[-1] if events else None,
         last_error=errors[-1] if errors and state != "done" else None,
         hint=_hint(state, driver, stages, jobs is None),
