@@ -119,7 +119,7 @@ def test_plain_round_sbatch_begins_scenario_1_where_there_is_no_run(suite: Suite
 def test_where_nodes_may_not_submit_the_stages_run_inside_the_drivers_job(
     suite: Suite, expected: bytes
 ) -> None:
-    cluster = suite.cluster(stages="inside", driver={"memory_gb": 5})
+    cluster = suite.cluster(stages="inside", driver={"memory_gb": 2})
     run = suite.submit("inside", cluster=cluster).wait()
     assert run.folder.metrics_csv.read_bytes() == expected
     assert run.events("submitted") == []
