@@ -27,7 +27,7 @@ from jobs.check_image import (
 )
 from jobs.check_node import job_script, judge, parse
 from jobs.check_slurm import request
-from jobs.cluster import Cluster, load_cluster
+from jobs.cluster import Cluster, Resources, load_cluster
 from jobs.doctor import line
 from jobs.finding import Finding
 from lada.errors import ModelError
@@ -297,7 +297,8 @@ def test_what_the_image_says_of_itself() -> None:
     assert "GPUs" not in levels(judge_inside(INSIDE, site(nvidia=False)))
     assert levels(judge_inside({**INSIDE, "gpus": 8}, site()))["GPUs"] == "ok"
     without = {**INSIDE, "packages": {**dict.fromkeys(PACKAGES, "1.0"), "deepspeed": None}}
-    assert levels(judge_inside(without, site()))["packages"] == "fail"
+    ranks = site(resources=(Resources(up_to=80, gpus=2, ranks=2),))
+    assert levels(judge_inside(without, ranks))["packages"] == "fail"
     one_rank = load_cluster("devcluster")
     assert levels(judge_inside(without, one_rank))["packages"] == "ok"
     without = {**INSIDE, "packages": {**dict.fromkeys(PACKAGES, "1.0"), "torch": None}}
