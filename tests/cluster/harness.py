@@ -21,6 +21,7 @@ from lada.plan import read_plan
 from lada.rundir import RunDir, Stage
 
 ROOT = Path(__file__).parents[2]
+SESSION = os.environ.get("PYTEST_XDIST_TESTRUNUID", f"{os.getpid()}")[:8]
 PATIENCE = 900.0
 """Seconds that a run of a few small stages may take on a busy machine before a test gives up."""
 SMALL = ("--scenario", "one-client", "--size", "tiny", "--set", "rounds=1")
@@ -90,7 +91,7 @@ class Suite:
         self, name: str, *options: str, cluster: str = "devcluster", check: bool = True, **environment: str
     ) -> Run:
         """Submit a run (by default the smallest) into a runs folder of this name."""
-        runs = self.folder / "runs" / name
+        runs = self.runs(name)
         done = self.jobs(
             "submit",
             *(options or SMALL),
@@ -99,6 +100,10 @@ class Suite:
             **environment,
         )
         return Run(self, self.printed(done))
+
+    def runs(self, name: str) -> Path:
+        """A folder of runs for one test of this very session, whatever an earlier one left."""
+        return self.folder / "runs" / SESSION / name
 
     @staticmethod
     def printed(done: subprocess.CompletedProcess[str]) -> RunDir:

@@ -13,7 +13,7 @@ from lada.plan import read_plan
 from lada.records import Item, read_jsonl
 from lada.rundir import RunDir, Stage, write_atomic
 from tests.cluster.conftest import open_suite
-from tests.cluster.harness import ROOT, SMALL, Run, Suite, wait_for
+from tests.cluster.harness import ROOT, SESSION, SMALL, Run, Suite, wait_for
 
 TINY = ("--scenario", "1", "--size", "tiny")
 
@@ -26,12 +26,13 @@ def test_scenario_1_from_make_submit_to_csv_is_the_in_process_run_byte_for_byte(
     own = suite.folder.with_name("test-suite-make")
     devcluster = suite.environment["DEVCLUSTER"]
     environment = {**os.environ, "DEVSUITE": str(own), "DEVCLUSTER": devcluster, "MAKEFLAGS": ""}
-    command = ["make", "submit", "SCENARIO=1", "CLUSTER=devcluster", "SIZE=tiny", "RUNS=runs/scenario-1"]
+    runs = f"runs/{SESSION}/scenario-1"
+    command = ["make", "submit", "SCENARIO=1", "CLUSTER=devcluster", "SIZE=tiny", f"RUNS={runs}"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     suite = open_suite(Path(devcluster), own.name)
     run = Run(suite, Suite.printed(done))
-    live = suite.jobs("submit", *TINY, "--runs", "runs/scenario-1", "--cluster", "devcluster")
+    live = suite.jobs("submit", *TINY, "--runs", runs, "--cluster", "devcluster")
     assert "already" in live.stdout, "submitting twice starts nothing twice"
     seen = run.status()
     assert (seen["run_id"], seen["run_dir"]) == (run.folder.root.name, str(run.folder.root))
@@ -42,7 +43,7 @@ def test_scenario_1_from_make_submit_to_csv_is_the_in_process_run_byte_for_byte(
     assert run.status()["state"] == "done"
     submitted = run.events("submitted")
     assert len(submitted) == len({event["job"] for event in submitted}) == 20
-    again = suite.jobs("submit", *TINY, "--runs", "runs/scenario-1", "--cluster", "devcluster")
+    again = suite.jobs("submit", *TINY, "--runs", runs, "--cluster", "devcluster")
     assert "Nothing is left to do" in again.stdout
     stages_ran_side_by_side(run)
 
@@ -91,25 +92,25 @@ def wait_for_job(suite: Suite, job: str) -> str:
 
 @pytest.mark.ci
 def test_round_after_round_by_plain_sbatch_gives_the_same_csv(suite: Suite, expected: bytes) -> None:
-    named = {"SCENARIO": "one-client", "SIZE": "tiny", "SET": "rounds=1", "RUNS": "runs/by-rounds"}
+    runs = str(suite.runs("by-rounds"))
+    named = {"SCENARIO": "one-client", "SIZE": "tiny", "SET": "rounds=1", "RUNS": runs}
     assert wait_for_job(suite, sbatch_round(suite, **named)) == "COMPLETED"
-    (folder,) = (suite.folder / "runs" / "by-rounds").glob("one-client-*")
+    (folder,) = suite.runs("by-rounds").glob("one-client-*")
     run = Run(suite, RunDir(folder))
     assert {
         stage.round for group in read_plan(run.folder).pending(run.folder.is_committed) for stage in group
     } == {1}
     # From now on the newest run is meant, without a word.
-    assert wait_for_job(suite, sbatch_round(suite, RUNS="runs/by-rounds")) == "COMPLETED"
+    assert wait_for_job(suite, sbatch_round(suite, RUNS=runs)) == "COMPLETED"
     assert run.folder.metrics_csv.read_bytes() == expected
-    assert wait_for_job(suite, sbatch_round(suite, RUNS="runs/by-rounds")) == "COMPLETED"
+    assert wait_for_job(suite, sbatch_round(suite, RUNS=runs)) == "COMPLETED"
     assert run.folder.metrics_csv.read_bytes() == expected
 
 
 def test_plain_round_sbatch_begins_scenario_1_where_there_is_no_run(suite: Suite) -> None:
-    job = sbatch_round(suite, RUNS="runs/nothing-yet")
-    folder = wait_for(
-        lambda: next((suite.folder / "runs" / "nothing-yet").glob("1-lada-*/driver.lease"), None), "a run"
-    )
+    runs = suite.runs("nothing-yet")
+    job = sbatch_round(suite, RUNS=str(runs))
+    folder = wait_for(lambda: next(runs.glob("1-lada-*/driver.lease"), None), "a run")
     run = Run(suite, RunDir(folder.parent))
     run.wait_for(lambda: len(run.events("submitted")) == 4, "four parties' first stages")
     suite.command("scancel", job)
