@@ -117,7 +117,7 @@ test: $(VENV)/.ready ## all tests that need no cluster
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm" $(ARGS)
 
 # Against a real Slurm and a real Apptainer on this machine; YES=1 agrees to what cluster-up installs. ARGS="-m ci":
-# the part that .ci/run runs. What kills daemons runs alone, the rest two at a time.
+# a part of under half an hour. What kills daemons runs alone, the rest two at a time.
 test-cluster: export LADA_NEED_CLUSTER := 1
 TEST_SUITE = DEVSUITE=$${DEVCLUSTER:-/opt/lada-devcluster}/test-suite
 test-cluster: $(VENV)/.ready ## all tests that need a cluster (root; YES=1; ARGS="-m ci" for a part)
