@@ -14,6 +14,18 @@ RUNS ?= runs
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# The cluster of the last submit, so that status, watch and the like need not be told.
+CLUSTER ?= $(shell cat $(RUNS)/.cluster 2>/dev/null)
+# The development cluster's user cannot see this checkout: its commands run in a copy.
+ON := $(if $(filter devcluster,$(CLUSTER)),$(if $(and $(RUN),$(wildcard $(RUN)/run.yaml)),,slurm/devcluster/as-user))
+HOST_VENV = $(if $(ON),,$(VENV)/.host)
+JOBS = $(ON) $(BIN)/python -m jobs
+WHICH = --runs $(RUNS) $(if $(RUN),--run $(RUN))
+# With JSON=1 nothing but the object stands on stdout, not even the command.
+AS_JSON = $(if $(JSON),--json)
+ifneq ($(JSON),)
+.SILENT:
+endif
 
 # Huge pages change no number and make large buffers cheaper; nothing is ever fetched from a model hub.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
@@ -22,10 +34,10 @@ export TOKENIZERS_PARALLELISM := false
 
 RUN_OPTIONS = --scenario $(SCENARIO) --method $(METHOD) --dataset $(DATASET) --size $(SIZE) --runs $(RUNS) \
   $(if $(DATA),--data $(DATA)) $(if $(SHOTS),--shots $(SHOTS)) $(if $(SEED),--seed $(SEED)) \
-  $(if $(SET),--set '$(SET)') $(if $(AMEND),--amend) $(if $(FRESH),--fresh)
+  $(if $(TIER),--tier $(TIER)) $(if $(SET),--set '$(SET)') $(if $(AMEND),--amend) $(if $(FRESH),--fresh)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench lab-models methods show lock clean study study-table
+.PHONY: help setup run image submit resume cancel drive plan status watch logs cost gc doctor test test-cluster lint bench lab-models methods show lock clean study study-table cluster-up cluster-down
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -37,7 +49,13 @@ $(VENV)/.ready: containers/requirements.lock containers/requirements-test.lock c
 	containers/make-venv.sh $(VENV) $(PYTHON)
 	touch $@
 
+# What a login node needs: no torch. With the whole environment there, that one serves.
+$(VENV)/.host: containers/requirements-host.lock
+	[ -e $(VENV)/.ready ] || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip --disable-pip-version-check install -q -r $<; }
+	touch $@
+
 run: $(VENV)/.ready ## run a federation and show its table; again = resume
+	@rm -f $(RUNS)/.cluster
 ifeq ($(filter inprocess local,$(LAUNCHER)),)
 	$(error LAUNCHER is inprocess or local, not $(LAUNCHER))
 endif
@@ -47,6 +65,47 @@ else
 	$(BIN)/python -m lada run $(RUN_OPTIONS)
 endif
 
+image: $(HOST_VENV) ## build the container image where what it is made of changed (CLUSTER=, TORCH_INDEX=<url>)
+ifeq ($(CLUSTER),devcluster)
+	slurm/devcluster/make-image
+else
+	$(BIN)/python -m jobs.image $(if $(CLUSTER),--cluster $(CLUSTER))
+endif
+
+submit: $(HOST_VENV) ## make or resume a run on a cluster (CLUSTER=<name of configs/clusters/*.yaml>)
+	@mkdir -p $(RUNS) && echo "$(CLUSTER)" > $(RUNS)/.cluster
+	$(JOBS) submit $(RUN_OPTIONS) $(if $(CLUSTER),--cluster $(CLUSTER))
+
+resume: $(HOST_VENV) ## go on with a run: make resume RUN=runs/<run-id> (default: the newest)
+	$(JOBS) resume $(WHICH) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(AMEND),--amend)
+
+cancel: $(HOST_VENV) ## cancel a run's driver and stages; resume goes on later
+	$(JOBS) cancel $(WHICH)
+
+drive: $(HOST_VENV) ## the driver's loop here, where sbatch is not allowed on compute nodes
+	$(JOBS) drive $(WHICH)
+
+plan: $(HOST_VENV) ## dry run: stages, batch scripts, totals, for RUN= or SCENARIO=… (FULL=1, JSON=1)
+	$(JOBS) plan $(if $(RUN),$(WHICH),$(RUN_OPTIONS)) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(FULL),--full) $(AS_JSON)
+
+status: $(HOST_VENV) ## where a run stands (RUN=, default the newest; JSON=1: one JSON object)
+	$(JOBS) status $(WHICH) $(AS_JSON)
+
+watch: $(HOST_VENV) ## the status, live, until the run is over
+	$(JOBS) watch $(WHICH)
+
+logs: $(HOST_VENV) ## what an attempt wrote: PARTY=client-1|driver ROUND=2 [STEP=learn] [FOLLOW=1]
+	$(JOBS) logs $(WHICH) $(if $(PARTY),--party $(PARTY)) $(if $(ROUND),--round $(ROUND)) $(if $(STEP),--step $(STEP)) $(if $(FOLLOW),--follow)
+
+cost: $(HOST_VENV) ## GPU- and core-hours of all attempts: useful, wasted, queued (JSON=1)
+	$(JOBS) cost $(WHICH) $(AS_JSON)
+
+gc: $(HOST_VENV) ## what of a run nothing reads again; YES=1 removes it (ONLY="staging logs": a part)
+	$(JOBS) gc $(WHICH) $(if $(ONLY),--only "$(ONLY)") $(if $(YES),--yes) $(AS_JSON)
+
+doctor: $(HOST_VENV) ## whether runs can work on this cluster, and what to mend (CLUSTER=, WAIT=seconds)
+	$(JOBS) doctor --runs $(RUNS) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(WAIT),--wait $(WAIT)) $(AS_JSON)
+
 show: $(VENV)/.ready ## the table of a run: make show RUN=runs/<run-id>
 	$(if $(RUN),,$(error name a run: make show RUN=runs/<run-id>))
 	$(BIN)/python -m lada show $(RUN)
@@ -55,7 +114,19 @@ methods: $(VENV)/.ready ## what METHOD= takes, with options, defaults and meanin
 	$(BIN)/python -m lada methods
 
 test: $(VENV)/.ready ## all tests that need no cluster
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm" $(ARGS)
+
+# Against a real Slurm and a real Apptainer on this machine; YES=1 agrees to what cluster-up installs. ARGS="-m ci":
+# a part of under half an hour. What kills daemons runs alone, the rest two at a time.
+test-cluster: export LADA_NEED_CLUSTER := 1
+TEST_SUITE = DEVSUITE=$${DEVCLUSTER:-/opt/lada-devcluster}/test-suite
+test-cluster: $(VENV)/.ready ## all tests that need a cluster (root; YES=1; ARGS="-m ci" for a part)
+	slurm/devcluster/up.sh
+	$(MAKE) image CLUSTER=devcluster
+	$(TEST_SUITE) slurm/devcluster/as-user $(BIN)/python -m pytest tests/cluster/test_isolation.py
+	$(BIN)/python -m pytest tests/cluster -n 2 --dist load $(ARGS) \
+	  --ignore tests/cluster/test_isolation.py --ignore tests/cluster/test_daemons.py
+	$(if $(findstring ci,$(ARGS)),,$(BIN)/python -m pytest tests/cluster/test_daemons.py $(ARGS))
 
 lint: $(VENV)/.ready ## style, types
 	$(BIN)/ruff format --check .
@@ -74,6 +145,13 @@ lock: ## lock the versions that the virtual environment has (after a change of c
 clean: ## remove caches and the virtual environment; runs/ and results/ stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# DEVCLUSTER=<folder> DEVUSER=<user> DEVPORT=<first port>: see slurm/devcluster/settings.sh
+cluster-up: ## a Slurm cluster on this machine to try the suite on (YES=1 ACCOUNTING=none); again = start what is missing
+	slurm/devcluster/up.sh
+
+cluster-down: ## stop it and all that its jobs left (PURGE=1: and remove its folder)
+	slurm/devcluster/down.sh
 
 # The runs behind README's Results section: scenario 1, lab-math, zero-shot, both local targets.
 STUDY_RUNS ?= $(RUNS)/study

@@ -1,7 +1,8 @@
 """Write the lock files from what is installed: `make lock` after changing containers/*.in and installing.
 
 requirements.lock holds torch and everything that requirements.in needs, with what those need;
-requirements-test.lock holds what requirements-test.in needs beside that.
+requirements-test.lock holds what requirements-test.in needs beside that;
+requirements-host.lock holds what requirements-host.in needs, by itself.
 """
 
 from __future__ import annotations
@@ -54,3 +55,4 @@ if __name__ == "__main__":
     write("requirements.lock", run_time)
     test = closure(wanted("requirements-test.in"))
     write("requirements-test.lock", {k: v for k, v in test.items() if k not in run_time})
+    write("requirements-host.lock", closure(wanted("requirements-host.in")))

@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 
 from lada.config import CONFIGS, Options, Positive, read_yaml, shipped, validate
 from lada.errors import ConfigError
+from lada.rundir import RunDir, write_atomic
 
 ROOT = Path(__file__).parents[1]
 BILLIONS = re.compile(r"(?<![0-9.])([0-9]+(?:\.[0-9]+)?)b(?![a-z0-9])", re.IGNORECASE)
@@ -27,25 +28,28 @@ class Resources(Options):
         up_to: largest model, in billions of parameters, that this line is for.
         gpus: per node; 0 asks for none.
         nodes: of one stage.
-        ranks: processes per node (torchrun where a stage has more than one in all); None: one per GPU, at
-            least one.
+        ranks: processes per node; torchrun where a stage has more than one in all. Choice: one, which sees
+            all GPUs of its node, until stages are computed by several.
         cpus: per node.
         memory_gb: per node.
         minutes: time limit of one attempt.
+        most_memory_gb, most_minutes: what retries may grow to; None: as far as they like.
     """
 
     up_to: Annotated[float, Field(gt=0)]
     gpus: Annotated[int, Field(ge=0)] = 0
     nodes: Positive = 1
-    ranks: Positive | None = None
+    ranks: Positive = 1
     cpus: Positive = 8
     memory_gb: Annotated[float, Field(gt=0)] = 32.0
     minutes: Positive = 720
+    most_memory_gb: Annotated[float, Field(gt=0)] | None = None
+    most_minutes: Positive | None = None
 
     @property
     def ranks_per_node(self) -> int:
         """Processes on each node."""
-        return self.ranks or max(1, self.gpus)
+        return self.ranks
 
 
 class DriverJob(Options):
@@ -189,6 +193,30 @@ def load_cluster(name: str) -> Cluster:
     path = Path(name) if name.endswith((".yaml", ".yml")) else shipped("clusters", name)
     content = {"name": path.stem, **read_yaml(path)}
     return validate(Cluster, content, {key: str(path) for key in content})
+
+
+def read_cluster(run: RunDir) -> Cluster:
+    """The cluster that a run was submitted to, as ``make submit`` left it in cluster.json.
+
+    Raises:
+        ConfigError: when the run has none, or not one that this code understands.
+    """
+    try:
+        return Cluster.model_validate_json(cluster_file(run).read_bytes())
+    except FileNotFoundError as error:
+        raise ConfigError(f"{run.root} was not submitted to a cluster yet: `make submit`") from error
+    except ValueError as error:
+        raise ConfigError(f"{cluster_file(run)}: {error}") from error
+
+
+def write_cluster(run: RunDir, cluster: Cluster) -> None:
+    """Leave the cluster's facts with the run: the driver and every stage read them there."""
+    write_atomic(cluster_file(run), cluster.model_dump_json(indent=1) + "\n")
+
+
+def cluster_file(run: RunDir) -> Path:
+    """cluster.json of a run."""
+    return run.root / "cluster.json"
 
 
 def find_cluster(name: str | None) -> Cluster:

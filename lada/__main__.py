@@ -2,6 +2,8 @@
 
 run     make a run's folder and drive it in this process; ends with a table
 init    make a run's folder only and print its path
+plan    configuration and plan of a run as JSON; writes nothing
+check   whether a run may go on with this code, these packages, weights and this image
 step    one stage of one party
 show    the table of a run
 data    parse a dataset file into one line per record
@@ -11,25 +13,24 @@ methods what METHOD= takes, with options, defaults and meanings
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from lada.config import layers
-from lada.driver import Driver
 from lada.errors import LadaError
-from lada.lease import lease
-from lada.method import describe_methods
-from lada.plan import read_plan
-from lada.progress import StageReporter, live_display
-from lada.report.summary import print_summary
-from lada.rundir import RunDir
-from lada.runs import open_run
-from lada.stage import InProcess, run_stage
+
+# Everything else is imported by the commands: a stage must heed warnings before torch takes its seconds.
+if TYPE_CHECKING:
+    from lada.config import Layer
+    from lada.rundir import RunDir
+
+FACTS = "JSON of what the host knows, where this runs in an image: its digest, git, command line"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = options.command(options)
     except LadaError as error:
-        Console(stderr=True).print(f"{type(error).__name__}: {error}", markup=False, soft_wrap=True)
+        _last_words(f"{type(error).__name__}: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it was", file=sys.stderr)
@@ -46,7 +47,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+def _last_words(text: str) -> None:
+    """Say why the process ends; a full disk must change neither that nor the exit code."""
+    for stream, words in ((sys.stdout, ""), (sys.stderr, f"{text}\n")):
+        try:
+            print(words, end="", file=stream, flush=True)
+        except OSError:  # what is left in the buffer would fail again at the interpreter's end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _run(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from lada.driver import Driver
+    from lada.lease import lease
+    from lada.progress import StageReporter, file_log, live_display
+    from lada.report.summary import print_summary
+    from lada.rundir import Stage
+    from lada.stage import InProcess
+
     console = Console()
     run, remarks = _open(options)
     for remark in remarks:
@@ -54,11 +73,9 @@ def _run(options: argparse.Namespace) -> int:
     console.print(f"Run folder: {run.root}", soft_wrap=True, highlight=False)
     with lease(run.lease), live_display(console) as live:
 
-        def reporter(stage: object, attempt: str) -> StageReporter:
-            found = next(one for group in plan.groups() for one in group if one == stage)
-            return StageReporter(str(found), run.log(found.party, found, attempt), live)
+        def reporter(stage: Stage, attempt: str) -> StageReporter:
+            return StageReporter(str(stage), file_log(run.log(stage.party, stage, attempt)), live)
 
-        plan = read_plan(run)
         report = console.print if live is None else live.console.print
         driver = Driver(run, InProcess(run, reporter), report=lambda line: report(line, highlight=False))
         # Also where all is committed: a kill may have come between the last commit and the results.
@@ -78,6 +95,17 @@ def _init(options: argparse.Namespace) -> int:
 
 
 def _open(options: argparse.Namespace) -> tuple[RunDir, list[str]]:
+    from lada.runs import open_run
+
+    facts = None if options.facts is None else json.loads(options.facts)
+    return open_run(
+        _layers(options), Path(options.runs), amend=options.amend, fresh=options.fresh, facts=facts
+    )
+
+
+def _layers(options: argparse.Namespace) -> list[Layer]:
+    from lada.config import layers
+
     settings = list(options.set)
     if options.data is not None:
         settings.append(f"dataset.file={Path(options.data).resolve()}")
@@ -85,7 +113,7 @@ def _open(options: argparse.Namespace) -> tuple[RunDir, list[str]]:
         settings.append(f"shots={options.shots}")
     if options.seed is not None:
         settings.append(f"seed={options.seed}")
-    found = layers(
+    return layers(
         scenario=options.scenario,
         method=options.method,
         dataset=options.dataset,
@@ -93,19 +121,75 @@ def _open(options: argparse.Namespace) -> tuple[RunDir, list[str]]:
         tier=options.tier,
         settings=settings,
     )
-    return open_run(found, Path(options.runs), amend=options.amend, fresh=options.fresh)
 
 
-def _step(options: argparse.Namespace) -> int:
-    run = RunDir(Path(options.run))
-    stage = read_plan(run).find(options.party, options.stage)
-    reporter = StageReporter(str(stage), run.log(stage.party, stage, options.attempt))
-    first = run_stage(run, stage, attempt=options.attempt, reporter=reporter)
-    print(f"{stage} {'committed' if first else 'was committed by another attempt before'}")
+def _plan(options: argparse.Namespace) -> int:
+    from lada.method import load_method, make_plan
+    from lada.runs import resolve_run
+
+    config = resolve_run(_layers(options))
+    plan = make_plan(config, load_method(config.method))
+    content = {"config": config.model_dump(mode="json"), "plan": plan.model_dump(mode="json")}
+    print(json.dumps({"run_id": config.run_id, **content}))
     return 0
 
 
+def _check(options: argparse.Namespace) -> int:
+    from lada.rundir import RunDir
+    from lada.runs import check_run
+
+    facts = None if options.facts is None else json.loads(options.facts)
+    for remark in check_run(RunDir(Path(options.run)), amend=options.amend, facts=facts):
+        print(remark, file=sys.stderr)
+    return 0
+
+
+def _step(options: argparse.Namespace) -> int:
+    with _heeding_warnings() as warned:
+        from lada.plan import read_plan
+        from lada.progress import StageReporter, stream_log
+        from lada.provenance import check_code
+        from lada.rundir import RunDir
+        from lada.stage import run_stage
+
+        run = RunDir(Path(options.run))
+        stage = read_plan(run).find(options.party, options.stage)
+        check_code(run)
+        log = stream_log(sys.stdout)
+        first = run_stage(
+            run,
+            stage,
+            attempt=options.attempt,
+            reporter=StageReporter(str(stage), log),
+            log=log,
+            warned=warned,
+            divisor=options.micro_batch_divisor,
+        )
+        log(f"{stage} {'committed' if first else 'was committed by another attempt before'}")
+    return 0
+
+
+@contextlib.contextmanager
+def _heeding_warnings() -> Iterator[Callable[[], bool]]:
+    """From here on USR2 ends nothing: it sets what the yielded function tells, however often it comes.
+
+    A launcher may start this process with USR2 blocked, so that none is lost or deadly before this.
+    """
+    arrived: list[int] = []
+    signal.signal(signal.SIGUSR2, lambda number, frame: arrived.append(number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
+    try:
+        yield lambda: bool(arrived)
+    finally:
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a handler would not outlive the interpreter's end
+
+
 def _show(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from lada.report.summary import print_summary
+    from lada.rundir import RunDir
+
     print_summary(RunDir(Path(options.run)).metrics_csv, Console())
     return 0
 
@@ -121,6 +205,8 @@ def _data(options: argparse.Namespace) -> int:
 
 
 def _methods(options: argparse.Namespace) -> int:
+    from lada.method import describe_methods
+
     for line in describe_methods():
         print(line)
     return 0
@@ -134,18 +220,31 @@ def _parser() -> argparse.ArgumentParser:
     for name, function, text in (
         ("run", _run, "make a run's folder and drive it in this process"),
         ("init", _init, "make a run's folder and print its path"),
+        ("plan", _plan, "a run's configuration and plan as JSON; nothing is written"),
     ):
         one = commands.add_parser(name, help=text)
         one.set_defaults(command=function)
         add_run_options(one)
         if name == "run":
             one.add_argument("--until-round", type=int, help="stop after this round")
+    check = commands.add_parser("check", help="whether a run may go on")
+    check.set_defaults(command=_check)
+    check.add_argument("--run", required=True, help="the run's folder")
+    check.add_argument("--amend", action="store_true", help="go on although something changed")
+    check.add_argument("--facts", help=FACTS)
     step = commands.add_parser("step", help="one stage of one party")
     step.set_defaults(command=_step)
     step.add_argument("--run", required=True, help="the run's folder")
     step.add_argument("--party", required=True)
     step.add_argument("--stage", required=True, help="e.g. r01-learn")
     step.add_argument("--attempt", default=f"99-{os.urandom(4).hex()}")
+    step.add_argument(
+        "--micro-batch-divisor",
+        type=_power_of_two,
+        default=1,
+        metavar="N",
+        help="1, 2, 4, …: smaller micro-batches and fewer decoded rows for want of memory",
+    )
     show = commands.add_parser("show", help="the table of a run")
     show.set_defaults(command=_show)
     show.add_argument("run", help="the run's folder")
@@ -153,6 +252,12 @@ def _parser() -> argparse.ArgumentParser:
     methods = commands.add_parser("methods", help="what METHOD= takes")
     methods.set_defaults(command=_methods)
     return parser
+
+
+def _power_of_two(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text).bit_count() != 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not 1, 2, 4, 8, …")
+    return int(text)
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -175,6 +280,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="override values, several in one string are split like a shell does",
     )
     parser.add_argument("--amend", action="store_true", help="go on although code or packages changed")
+    parser.add_argument("--facts", help=FACTS)
     parser.add_argument("--fresh", action="store_true", help="set an existing run aside and start anew")
 
 

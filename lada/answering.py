@@ -45,6 +45,7 @@ def answer(
         seed=party.seed("answers"),
         expected_lengths=expected_lengths(party, LENGTHS, new),
         progress=lambda done, total: tick(done, ""),
+        resume=party.resume,
     )
     texts = dict(known) | {
         name: Response(id=name, text=one.text, confidence=one.confidence if confident else None)

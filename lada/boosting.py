@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from lada.answers import extract_letter
 from lada.distillation import training_metrics
@@ -19,7 +20,8 @@ from lada.models import LanguageModel
 from lada.party import Party
 from lada.prompts import join, solution
 from lada.records import LETTERS, Item
-from lada.training import Example, Term, sequence_log_probs
+from lada.resume import Saved
+from lada.training import Example, Hooks, Term, sequence_log_probs
 from lada.voting import boost_base, boosted
 
 Missed = Mapping[str, float]
@@ -41,6 +43,7 @@ def missed_samples(party: Party, model: LanguageModel, items: Sequence[Item]) ->
         prompts,
         party.config.generation.model_copy(update={"temperature": 0.0}),
         progress=lambda done, total: tick(done, ""),
+        resume=party.resume,
     )
     examples, wanted = [], {}
     for item, prompt, one in zip(items, prompts, texts, strict=True):
@@ -54,7 +57,9 @@ def missed_samples(party: Party, model: LanguageModel, items: Sequence[Item]) ->
         examples.append(Example(item.id, tuple(given), letters, (Term("", 0, None),)))
         wanted[item.id] = LETTERS.index(item.answer)
     role, chunk = party.training("client"), party.config.numerics.head_chunk
-    values = sequence_log_probs(model, examples, micro_tokens=role.micro_tokens, head_chunk=chunk)
+    values = sequence_log_probs(
+        model, examples, micro_tokens=role.micro_tokens, head_chunk=chunk, resume=party.resume
+    )
     return {
         example.id: share_of(four, wanted[example.id]) for example, four in zip(examples, values, strict=True)
     }
@@ -108,6 +113,15 @@ class Boosting:
         self.weights = dict(zip(names, new, strict=True))
         self.missed.append(len(missed) / len(names))
 
+    def state(self) -> Saved:
+        """All that changes."""
+        return Saved({}, {"weights": self.weights, "missed": self.missed, "batches": self._batches})
+
+    def load_state(self, saved: Saved) -> None:
+        """Put a `state` back."""
+        values: dict[str, Any] = saved.values
+        self.weights, self.missed, self._batches = values["weights"], values["missed"], values["batches"]
+
 
 def solved_example(party: Party, model: LanguageModel, item: Item) -> Example:
     """A question with its own solution as what is to be learnt."""
@@ -145,7 +159,7 @@ def learn_boosted(
         PairLoss(kind="cross_entropy"),
         name="distillation",
         learning_rate=role.learning_rate * role.decay ** (party.round - 1),
-        keep=weights.keep,
+        hooks=Hooks(weights.keep, memory=weights),
     )
     weights.update()
     metrics = training_metrics(examples, logs)

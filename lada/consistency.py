@@ -20,6 +20,7 @@ from lada.generation import generate
 from lada.models import LanguageModel
 from lada.prompts import join
 from lada.records import Letter, Question, Trace
+from lada.resume import Resume
 
 TraceName = tuple[str, int]
 """Sample id and place of a trace."""
@@ -129,14 +130,14 @@ def choose(
 def check(
     model: LanguageModel,
     traces: Mapping[str, Sequence[Trace]],
-    questions: Mapping[str, Question],
-    prompts: Mapping[str, str],
+    questions: Mapping[str, tuple[Question, str]],
     options: CheckOptions,
     *,
     generation: GenerationOptions,
     template: str,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
+    resume: Resume | None = None,
 ) -> Checked:
     """Have a model complete the beginnings of all traces, in one batch.
 
@@ -145,9 +146,10 @@ def check(
 
     Args:
         traces: sample id -> its traces.
-        questions, prompts: by sample id.
+        questions: sample id -> the question, and the prompt that puts it to the model.
         seed: a completion depends on it, the trace's name and the beginning's number alone.
         progress: called with (done, all) completions.
+        resume: may pause this after any token and go on there.
     """
     sure = {name: _sure_answer(mine, options.skip_above) for name, mine in traces.items()}
     verdicts = {
@@ -157,7 +159,7 @@ def check(
     begun = [beginning for trace in asked for beginning in beginnings(trace.text, options)]
     drawn = generate(
         model,
-        [prompts[trace.id] for trace in asked for _ in range(options.masks)],
+        [questions[trace.id][1] for trace in asked for _ in range(options.masks)],
         generation.model_copy(update={"temperature": options.temperature}),
         seed=[
             derive_seed(seed, trace.id, trace.place, number)
@@ -166,11 +168,12 @@ def check(
         ],
         partials=[join(one, template) for one in begun],
         progress=progress,
+        resume=resume,
     )
     for number, trace in enumerate(asked):
         own = drawn[number * options.masks : (number + 1) * options.masks]
         letters = [
-            extract_letter(one.text, questions[trace.id].options) if one.finished else None for one in own
+            extract_letter(one.text, questions[trace.id][0].options) if one.finished else None for one in own
         ]
         verdicts[trace.id, trace.place] = is_consistent(letters, trace.letter)
     return Checked(verdicts, sum(answer is not None for answer in sure.values()), len(drawn))

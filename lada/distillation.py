@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from lada.answers import extract_letter
 from lada.local import train
@@ -18,10 +20,12 @@ from lada.models import LanguageModel
 from lada.pairs import TextPair
 from lada.party import Party
 from lada.records import Reward, SampleLog
+from lada.resume import Saved
 from lada.selection.allocation import Allocation, Rewarded, RoundLosses, paired_gains
 from lada.selection.features import SampleHistory
 from lada.selection.rewards import batch_gains
-from lada.training import Example, StepLog, sequence_log_probs, with_reference
+from lada.training import Example, Hooks, sequence_log_probs, with_reference
+from lada.training_state import StepLog
 
 LogProbs = Sequence[tuple[float, ...]]
 ByPartner = dict[str, dict[str, float]]
@@ -115,9 +119,28 @@ class _Watch:
             self._loss,
             name="distillation",
             learning_rate=rate,
-            keep=self._keep,
-            after_step=self._after_step,
+            hooks=Hooks(self._keep, self._after_step, memory=self),
         )
+
+    def state(self) -> Saved:
+        """What the hooks have gathered and taught so far."""
+        tensors: dict[str, Tensor] = {}
+        values: dict[str, Any] = {}
+        for partner, allocation in self._allocations.items():
+            own, values[partner] = allocation.round_state()
+            tensors |= {f"{partner}.{key}": value for key, value in own.items()}
+        return Saved(tensors, {"allocations": values, "steps": self._steps, "after": self._after})
+
+    def load_state(self, saved: Saved) -> None:
+        """Put a `state` back."""
+        self._steps, self._after = saved.values["steps"], saved.values["after"]
+        for partner, allocation in self._allocations.items():
+            own = {
+                key.removeprefix(f"{partner}."): value
+                for key, value in saved.tensors.items()
+                if key.startswith(f"{partner}.")
+            }
+            allocation.load_round_state(own, saved.values["allocations"][partner])
 
     def round_losses(self, partner: str, entry: ByPartner) -> RoundLosses:
         steps = [step.get(partner, {}) for step in self._steps]
@@ -172,7 +195,14 @@ def _log_probs(party: Party, model: LanguageModel, examples: Sequence[Example], 
     role = party.training("server" if party.role == "server" else "client")
     tick = party.reporter.phase(name, 1) if name else None
     chunk = party.config.numerics.head_chunk
-    found = sequence_log_probs(model, examples, micro_tokens=role.micro_tokens, head_chunk=chunk)
+    found = sequence_log_probs(
+        model,
+        examples,
+        micro_tokens=role.micro_tokens,
+        head_chunk=chunk,
+        # A pass without a name is a part of training, which is resumed as a whole.
+        resume=party.resume if name else None,
+    )
     if tick:
         tick(1, "")
     return found

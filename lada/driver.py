@@ -8,43 +8,60 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from lada.config import RunConfig, read_run
-from lada.errors import NOT_RETRIED, ExchangeError, StageError
+from lada.errors import ExchangeError, LadaError, StageError
 from lada.exchange import (
     check_commit,
     is_published_whole,
     publish,
     published_questions,
     published_schema,
+    put_links_away,
     reject,
     sweep,
     withdraw,
 )
 from lada.ledger import Ledger
 from lada.plan import Plan, read_plan
+from lada.policy import Cause, Change, Decision, Failure, cause_of_exit, change_after, decide
 from lada.results import write_metrics
 from lada.rundir import RunDir, Stage, sha256
+from lada.space import STUTTERS, can_write, has_free, is_full
+
+MAX_STUTTERS = 20
+"""Errors of the file server that a driver waits out, a second or so each."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """An attempt that is over; whether it committed is seen on disk, not here."""
+    """An attempt that is over; whether it committed is seen on disk, not here.
+
+    Attributes:
+        cause: what the launcher knows of a failure; None: what the exit code states.
+        facts: job, node and the like, for the ledger.
+    """
 
     stage: Stage
     exit_code: int
     detail: str
     seconds: float
+    cause: Cause | None = None
+    node: str | None = None
+    job: str | None = None
 
 
 class Launcher(Protocol):
     """Runs stages: in this process, in a subprocess, as a Slurm job."""
 
-    def start(self, stage: Stage, attempt: str) -> None:
-        """Begin an attempt."""
+    def start(self, stage: Stage, attempt: str, change: Change) -> Mapping[str, Any]:
+        """Begin an attempt; returns facts of it for the ledger (none: empty)."""
+
+    def adopt(self, stage: Stage) -> Mapping[str, Any] | None:
+        """Take over an attempt of a stage that is still alive; None when there is none."""
 
     def poll(self) -> Sequence[Ended]:
         """Attempts that ended since the last call."""
@@ -57,9 +74,12 @@ class Driver:
     Args:
         run: the run's folder; run.yaml and plan.json exist.
         launcher: who runs the stages.
-        max_attempts: attempts of a stage before the run stops.
+        max_attempts: attempts of a stage before the run stops, for causes without a limit of their own.
         report: called with one line for a person at every event.
         poll_seconds: pause between two looks at a launcher that has nothing new.
+        free_bytes: no stage is started while the run's disk has less than this.
+        continued: goes on by itself (a requeued driver job): earlier failures still count.
+        check: called before anything is started; raises when this driver lost the run.
     """
 
     run: RunDir
@@ -67,6 +87,9 @@ class Driver:
     max_attempts: int = 3
     report: Callable[[str], None] = lambda line: None
     poll_seconds: float = 0.2
+    free_bytes: int = 0
+    continued: bool = False
+    check: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.config: RunConfig = read_run(self.run.root)
@@ -82,31 +105,56 @@ class Driver:
             Whether anything was left to do.
 
         Raises:
-            StageError: when a stage failed ``max_attempts`` times or cannot succeed.
+            StageError: when a stage failed too often or cannot succeed.
         """
+        worked = False
+        stutters = 0
+        while True:
+            try:
+                return self._drive(rounds) or worked
+            except OSError as error:
+                if error.errno in STUTTERS and stutters < MAX_STUTTERS:
+                    stutters += 1
+                    self.report(f"{type(error).__name__}: {error}: trying again")
+                    time.sleep(max(1.0, self.poll_seconds))
+                    continue
+                if not is_full(error):
+                    raise
+                worked = True
+                self._wait_for_space(f"{type(error).__name__}: {error}")
+            except LadaError as error:
+                self._note("stopped", reason=str(error)[-2000:], exit_code=error.exit_code)
+                raise
+
+    def _drive(self, rounds: int | None) -> bool:
         self.heal()
         worked = False
         while group := self._next(rounds):
+            if not worked:
+                self.ledger.write("driver-began", **_who(), continued=self.continued)
             worked = True
             self.run_group(group)
             write_metrics(self.run, self.config, self.plan)
         write_metrics(self.run, self.config, self.plan)
+        finished = self._next(None) is None
+        if worked or (finished and not self.ledger.says_finished()):
+            self.ledger.write("driver-ended", finished=finished)
         return worked
 
     def run_group(self, group: Sequence[Stage]) -> None:
         """Run stages side by side until each is committed, verified and published."""
-        attempts = dict.fromkeys(group, 1)
+        waiting = set(group)
         for stage in group:
             self._start(stage)
-        while attempts:
-            ended = self._poll(attempts)
+        while waiting:
+            self.check()
+            ended = self._poll(waiting)
             for end in ended:
-                problem = self._accept(end)
-                if problem is None:
-                    del attempts[end.stage]
+                failure = self._accept(end)
+                if failure is None:
+                    waiting.remove(end.stage)
                     continue
-                self._stop_if_hopeless(end, problem, attempts[end.stage])
-                attempts[end.stage] += 1
+                self._decide(end, *failure)
                 self._heal_before(group)
                 self._start(end.stage)
             if not ended:
@@ -139,36 +187,78 @@ class Driver:
                     self._publish(stage)
 
     def _publish(self, stage: Stage) -> None:
+        for remark in put_links_away(self.run, self.plan.parties):
+            self.report(remark)
         if not is_published_whole(self.run, stage):
             withdraw(self.run, stage)
             publish(self.run, stage)
 
+    # -- attempts
+
     def _start(self, stage: Stage) -> None:
-        attempt = f"{len(self._attempts(stage)) + 1:02d}-{os.urandom(4).hex()}"
-        self.ledger.write("started", stage=str(stage), attempt=attempt)
-        self.launcher.start(stage, attempt)
+        adopted = self.launcher.adopt(stage)
+        if adopted is not None:
+            self.ledger.write("adopted", stage=str(stage), **adopted)
+            self.report(f"{stage} is at work already{_named(adopted)}")
+            return
+        if not has_free(self.run.root, self.free_bytes):
+            self._wait_for_space(f"less than {self.free_bytes / 1e9:g} GB are free")
+        events = self._events(stage)
+        attempt = f"{sum(one['event'] == 'started' for one in events) + 1:02d}-{os.urandom(4).hex()}"
+        failures = _failures(events)
+        change = change_after(failures) if failures else Change()
+        self.ledger.write("started", stage=str(stage), attempt=attempt, **_if_any(change=change.facts()))
+        facts = self.launcher.start(stage, attempt, change)
+        if facts:
+            self.ledger.write("submitted", stage=str(stage), attempt=attempt, **facts)
 
-    def _attempts(self, stage: Stage) -> list[str]:
-        return [
-            str(event.get("attempt"))
-            for event in self.ledger.read()
-            if event.get("event") == "started" and event.get("stage") == str(stage)
-        ]
-
-    def _accept(self, end: Ended) -> str | None:
+    def _accept(self, end: Ended) -> tuple[Cause, str] | None:
         """Verify and publish what an attempt committed; returns what is wrong, None when nothing is."""
         if not self.run.is_committed(end.stage):
-            detail = end.detail or f"ended without a commit (exit code {end.exit_code})"
-            self.ledger.write("failed", stage=str(end.stage), exit_code=end.exit_code, detail=detail[-2000:])
-            return detail
+            cause = end.cause or cause_of_exit(end.exit_code)
+            return cause, end.detail or f"ended without a commit (exit code {end.exit_code})"
         problem = self._refused(end.stage)
         if problem is not None:
-            return problem
+            return Cause.CORRUPT, problem
         self._publish(end.stage)
         sweep(self.run, end.stage.party)
-        self.ledger.write("committed", stage=str(end.stage), seconds=round(end.seconds, 3))
+        seconds = round(end.seconds, 3)
+        self.ledger.write("committed", stage=str(end.stage), seconds=seconds, **_where(end))
         self.report(f"{end.stage} committed ({end.seconds:.1f} s)")
         return None
+
+    def _decide(self, end: Ended, cause: Cause, problem: str) -> None:
+        """Note a failure and what follows from it: go on, wait for space, or stop.
+
+        Raises:
+            StageError: the run stops here.
+        """
+        earlier = _failures(self._events(end.stage))
+        decision = decide([*earlier, Failure(cause, end.node)], max_attempts=self.max_attempts)
+        self.ledger.write(
+            "failed",
+            stage=str(end.stage),
+            exit_code=end.exit_code,
+            cause=str(cause),
+            detail=problem[-2000:],
+            seconds=round(end.seconds, 3),
+            action=decision.action,
+            **_where(end),
+        )
+        if decision.action == "stop":
+            logs = self.run.root / "logs" / end.stage.party
+            raise StageError(f"{end.stage} {decision.reason}: {problem}\nlogs: {logs}")
+        self.report(f"{end.stage} {cause}: {problem}{_next_time(decision)}")
+        if decision.action == "pause":
+            self._wait_for_space(problem)
+
+    def _events(self, stage: Stage) -> list[dict[str, Any]]:
+        """What the ledger holds of a stage, and where a person started the run."""
+        return [
+            event
+            for event in self.ledger.read()
+            if event.get("stage") == str(stage) or event.get("event") == "driver-began"
+        ]
 
     def _refused(self, stage: Stage) -> str | None:
         """Verify a commit and quarantine it if it is not what it should be; returns why."""
@@ -209,12 +299,58 @@ class Driver:
                         return dict(schema)
         return None
 
-    def _stop_if_hopeless(self, end: Ended, problem: str, attempt: int) -> None:
-        hopeless = end.exit_code in NOT_RETRIED
-        if not hopeless and attempt < self.max_attempts:
-            self.report(f"{end.stage} failed (attempt {attempt} of {self.max_attempts}): {problem}")
-            return
-        logs = self.run.root / "logs" / end.stage.party
-        raise StageError(
-            f"{end.stage} failed {'for good' if hopeless else f'{attempt} times'}: {problem}\nlogs: {logs}"
-        )
+    # -- space
+
+    def _wait_for_space(self, reason: str) -> None:
+        """Pause until the run's disk has room; stages that run go on running."""
+        self.report(f"paused: {reason}. Free space on {self.run.root}; the run then goes on by itself")
+        self._note("paused", reason=reason[-2000:])
+        while not (has_free(self.run.root, self.free_bytes) and can_write(self.run.root)):
+            self.check()
+            time.sleep(max(1.0, self.poll_seconds))
+        self._note("went-on")
+        self.report("there is space again: going on")
+
+    def _note(self, event: str, **fields: Any) -> None:
+        """Write to the ledger if that is possible: it may be the ledger's disk that is full."""
+        try:
+            self.ledger.write(event, **fields)
+        except OSError as error:
+            self.report(f"the ledger cannot be written: {error}")
+
+
+def _failures(events: Sequence[Mapping[str, Any]]) -> list[Failure]:
+    """Failures of a stage since a person last started the run."""
+    begins = [place for place, event in enumerate(events) if _is_fresh_start(event)]
+    recent = events[begins[-1] :] if begins else events
+    return [
+        Failure(Cause(event["cause"]), event.get("node"))
+        for event in recent
+        if event.get("event") == "failed"
+    ]
+
+
+def _is_fresh_start(event: Mapping[str, Any]) -> bool:
+    return event.get("event") == "driver-began" and not event.get("continued")
+
+
+def _who() -> dict[str, Any]:
+    return {"host": os.uname().nodename, "pid": os.getpid(), **_if_any(job=os.environ.get("SLURM_JOB_ID"))}
+
+
+def _where(end: Ended) -> dict[str, Any]:
+    return _if_any(job=end.job, node=end.node)
+
+
+def _if_any(**fields: Any) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if value}
+
+
+def _named(facts: Mapping[str, Any]) -> str:
+    return f" (job {facts['job']})" if "job" in facts else ""
+
+
+def _next_time(decision: Decision) -> str:
+    facts = decision.change.facts()
+    changed = ", ".join(f"{key} {value}" for key, value in facts.items())
+    return f"; next attempt: {changed}" if changed else ""

@@ -12,6 +12,7 @@ from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 
 from lada.models import LanguageModel
 from lada.records import Question
+from lada.resume import Resume
 from lada.selection.features import FeatureOptions, prompt_features
 from lada.voting import Rows
 
@@ -44,13 +45,17 @@ def tfidf_embedder(reference: Sequence[str]) -> Embed:
     return embed
 
 
-def hidden_embedder(model: LanguageModel) -> Embed:
-    """Last hidden states of a model that nobody trains, averaged over the tokens and scaled to length 1."""
+def hidden_embedder(model: LanguageModel, *, resume: Resume | None = None) -> Embed:
+    """Last hidden states of a model that nobody trains, averaged over the tokens and scaled to length 1.
+
+    Args:
+        resume: may pause this after any pass and go on there.
+    """
 
     def embed(texts: Sequence[str]) -> Rows:
         if not texts:
             return np.zeros((0, model.head_weight.shape[1]), dtype=np.float32)
-        rows = prompt_features(model, texts, FeatureOptions(num_layers=1))
+        rows = prompt_features(model, texts, FeatureOptions(num_layers=1), resume=resume)
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         return np.asarray(rows / np.maximum(lengths, 1e-12), dtype=np.float32)
 

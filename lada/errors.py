@@ -8,7 +8,12 @@
     ├── PlanError        plan.json does not fit the run
     ├── StageError       a stage ended without a commit, for good
     ├── ChangedError     code or configuration is not what the run began with
-    └── BusyError        another driver has the run
+    ├── BusyError        another driver has the run
+    ├── ResourceError    something ran out; the next attempt may have it
+    │   ├── DeviceMemoryError   the GPU's memory
+    │   ├── HostMemoryError     the host's memory
+    │   └── NoSpaceError        disk space or quota
+    └── Paused           not a failure: a warned stage left a resume point
 
 A user's mistake raises one of these; a broken invariant of ours is an ``assert``.
 """
@@ -83,6 +88,34 @@ class BusyError(LadaError):
     """Another driver is at work on the run; says which."""
 
     exit_code = 9
+
+
+class ResourceError(LadaError):
+    """Something ran out during a stage."""
+
+
+class DeviceMemoryError(ResourceError):
+    """The GPU's memory ran out; smaller micro-batches need less."""
+
+    exit_code = 10
+
+
+class HostMemoryError(ResourceError):
+    """The host's memory ran out."""
+
+    exit_code = 11
+
+
+class NoSpaceError(ResourceError):
+    """The disk or a quota on it is full."""
+
+    exit_code = 12
+
+
+class Paused(LadaError):
+    """A stage that was warned has saved a resume point; its next attempt goes on from there."""
+
+    exit_code = 85
 
 
 NOT_RETRIED = frozenset({2, 3, 4, 6, 8})

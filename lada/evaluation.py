@@ -12,6 +12,7 @@ from lada.generation import Generated, generate
 from lada.models import LanguageModel
 from lada.prompts import prompt
 from lada.records import Item, Prediction
+from lada.resume import Resume
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ def evaluate(
     seed: int = 0,
     expected_lengths: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    resume: Resume | None = None,
 ) -> Evaluation:
     """Answer every item and compare letters.
 
@@ -49,11 +51,17 @@ def evaluate(
 
     Args:
         template, demo: of the prompts; ``demo`` makes them one-shot.
-        options, seed, expected_lengths, progress: see `generate`.
+        options, seed, expected_lengths, progress, resume: see `generate`.
     """
     prompts = [prompt(item, template=template, demo=demo) for item in items]
     answers = generate(
-        model, prompts, options, seed=seed, expected_lengths=expected_lengths, progress=progress
+        model,
+        prompts,
+        options,
+        seed=seed,
+        expected_lengths=expected_lengths,
+        progress=progress,
+        resume=resume,
     )
     return judge(items, answers)
 

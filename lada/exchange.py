@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -53,6 +54,7 @@ from lada.rundir import (
     sync_dir,
     write_synced,
 )
+from lada.space import STUTTERS
 from lada.synthetic import QUESTIONS, VOTES, Synthetic, check_numbering, read_votes
 
 MANIFEST = "manifest.json"
@@ -154,7 +156,64 @@ def exchange_root(run: RunDir) -> Path:
 
 def message_dir(run: RunDir, sender: str, recipient: str, stage: str) -> Path:
     """Folder of one published message."""
-    return exchange_root(run) / sender / recipient / stage
+    return outbox_dir(run, sender) / recipient / stage
+
+
+def outbox_dir(run: RunDir, sender: str) -> Path:
+    """Folder of all that a party publishes; nobody else writes in it."""
+    return exchange_root(run) / sender
+
+
+def inbox_dirs(run: RunDir, recipient: str, senders: Iterable[str]) -> list[Path]:
+    """Folders of all that the named parties address to a recipient, or to all."""
+    return [outbox_dir(run, sender) / address for sender in senders for address in (recipient, ALL)]
+
+
+def make_exchange_dirs(run: RunDir, parties: Sequence[str]) -> list[str]:
+    """Make the folder of each sender and recipient, so that a container can be shown those that it may see.
+
+    A party may write in its own folder: a link or anything else in the place of a folder is moved to its
+    ``.rejected/``, since whoever mounts it would see what it points to.
+
+    Returns:
+        One remark for each thing that was moved.
+    """
+    remarks = put_links_away(run, parties)
+    for sender in parties:
+        for recipient in (*parties, ALL):
+            (outbox_dir(run, sender) / recipient).mkdir(parents=True, exist_ok=True)
+    return remarks
+
+
+def put_links_away(run: RunDir, parties: Sequence[str]) -> list[str]:
+    """Move what stands in the place of an exchange folder and is none: nobody may be led elsewhere by it.
+
+    Returns:
+        One remark for each thing that was moved.
+    """
+    remarks = []
+    for sender in parties:
+        for folder in (outbox_dir(run, sender), *(outbox_dir(run, sender) / one for one in (*parties, ALL))):
+            if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+                remarks.append(f"{folder} is no folder: moved to {_put_away(run, sender, folder)}")
+    return remarks
+
+
+def _put_away(run: RunDir, party: str, path: Path) -> Path:
+    """Move what a party must not have made to its .rejected/, under a name that it did not choose."""
+    rejected = _quarantine(run, party)
+    target = rejected / f"exchange.{secrets.token_hex(4)}"
+    path.rename(target)
+    return target
+
+
+def _quarantine(run: RunDir, party: str) -> Path:
+    """A party's .rejected/, a folder and no link to one."""
+    rejected = run.rejected(party)
+    if rejected.is_symlink():
+        rejected.unlink()
+    rejected.mkdir(parents=True, exist_ok=True)
+    return rejected
 
 
 # -- writing
@@ -261,7 +320,8 @@ def publish(run: RunDir, stage: Stage) -> None:
                     file=f"{recipient}/{MANIFEST}",
                 )
             continue
-        temporary = target.with_name(f".{stage.name}.{os.getpid()}.tmp")
+        # Not the process's number: in containers of their own two attempts have the same one.
+        temporary = target.with_name(f".{stage.name}.{secrets.token_hex(4)}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(source, temporary)
         crash_point("publish.copied")
@@ -507,8 +567,7 @@ def published_schema(run: RunDir, stage: Stage) -> Schema | None:
 
 def reject(run: RunDir, stage: Stage, error: ExchangeError) -> Path:
     """Move a refused commit to the party's .rejected/, with the reason; withdraw what it published."""
-    rejected = run.rejected(stage.party)
-    rejected.mkdir(parents=True, exist_ok=True)
+    rejected = _quarantine(run, stage.party)
     # A folder of our own: nothing in the commit may decide where the reason is written.
     target = rejected / f"{stage.name}.{len(list(rejected.iterdir()))}"
     target.mkdir()
@@ -521,6 +580,8 @@ def reject(run: RunDir, stage: Stage, error: ExchangeError) -> Path:
 def withdraw(run: RunDir, stage: Stage) -> None:
     """Remove a stage's messages from the exchange; publishing the commit again restores them."""
     for folder in sorted((exchange_root(run) / stage.party).glob(f"*/{stage.name}")):
+        if folder.parent.is_symlink():
+            continue  # put there by the party: what it points to is not its
         if folder.is_dir() and not folder.is_symlink():
             shutil.rmtree(folder)
         else:
@@ -572,17 +633,20 @@ def committed_stages(run: RunDir, party: str) -> list[Stage]:
 
 
 def sweep(run: RunDir, party: str) -> None:
-    """Remove what other attempts of committed stages left: staging folders and half-copied messages.
+    """Remove what attempts of committed stages left: staging folders, resume points, half-copied messages.
 
     Folders of stages without a commit stay: an attempt may be at work in them.
     """
     for stage in committed_stages(run, party):
         leftovers = [
             *(run.party(party) / ".staging").glob(f"{stage.name}.*"),
+            run.resume(stage),
             *(exchange_root(run) / party).glob(f"*/.{stage.name}.*.tmp"),
         ]
         for leftover in leftovers:
-            shutil.rmtree(leftover, ignore_errors=True)
+            # A party may put a link in the place of a folder of its own; what it points to is not its.
+            if not leftover.parent.is_symlink():
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _read_folder(
@@ -636,6 +700,8 @@ def _read_regular(path: Path, origin: Origin, cap: int) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
+        if error.errno in STUTTERS:
+            raise  # the file server's fault, not the party's
         raise origin.error("open", error.strerror or "cannot be opened") from error
     try:
         status = os.fstat(descriptor)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from lada.config import GenerationOptions, derive_seed
 from lada.models import LanguageModel
+from lada.resume import Resume, Saved, begin
 from lada.row_cache import RowCache
 
 
@@ -48,6 +50,7 @@ def generate(
     progress: Callable[[int, int], None] | None = None,
     partials: Sequence[str] | None = None,
     stops: Sequence[str | None] | None = None,
+    resume: Resume | None = None,
 ) -> list[Generated]:
     """Answer prompts with the policy, its adapter merged.
 
@@ -63,9 +66,13 @@ def generate(
         progress: called with (finished, all) prompts.
         partials: the beginning of each response, as it follows the prompt; tokenised apart from the prompt.
         stops: per prompt a text that ends the response, once something visible stands before it.
+        resume: may pause this after any token and go on there.
 
     Returns:
         One response per prompt, in order.
+
+    Raises:
+        Paused: when the stage was warned.
     """
     begun = partials or [""] * len(prompts)
     given = [model.response_ids(text, finished=False) if text else [] for text in begun]
@@ -74,28 +81,34 @@ def generate(
     seeds = [derive_seed(seed, "generate", i) for i in range(len(ids))] if isinstance(seed, int) else seed
     expected = [len(one) for one in ids] if expected_lengths is None else list(expected_lengths)
     assert len(expected) == len(seeds) == len(stop_at) == len(prompts), "one value per prompt"
+    tick = progress or (lambda done, total: None)
+    phase = begin(resume, "generate", prompts, options, seeds, expected, begun, stop_at)
+    if phase.result is not None:
+        tick(len(prompts), len(prompts))
+        return [Generated(*one) for one in phase.result.values]
+    asked = [_Asked(*one) for one in zip(ids, given, stop_at, seeds, strict=True)]
     room = model.max_positions - options.max_new_tokens
     queue = [index for index in range(len(ids)) if len(ids[index]) <= room]
     queue.sort(key=lambda index: (expected[index], len(ids[index])))
     results = [Generated("", 0, False, -math.log(len(model.head_weight)))] * len(prompts)
-    done = len(prompts) - len(queue)
     model.network.eval()
     with torch.no_grad(), model.merged():
         decoder = _Decoder(model, options, max((len(ids[index]) for index in queue), default=0))
-        while queue or decoder.rows:
-            if queue and decoder.wants_rows():
-                free = options.batch_size - len(decoder.rows)
-                new, queue = queue[: -free - 1 : -1], queue[:-free]
-                decoder.admit(
-                    [_Row(i, ids[i], given[i], stop_at[i], options, _draws(options, seeds[i])) for i in new]
-                )
+        work = _Work(asked, options, queue, results, decoder)
+        if phase.point is not None:
+            work.load(phase.point)
+        while work.queue or decoder.rows:
+            if work.queue and decoder.wants_rows():
+                decoder.admit(work.next_rows())
             else:
                 decoder.step()
             for row in decoder.retire():
-                results[row.index] = row.result(model)
-                done += 1
-                if progress is not None:
-                    progress(done, len(prompts))
+                work.done += 1
+                work.results[row.index] = row.result(model)
+                tick(work.done, len(prompts))
+            phase.safe_point(work.save)
+    results = work.results  # not all of `work`, which holds the cache
+    phase.finish(lambda: Saved({}, [list(vars(one).values()) for one in results]))
     return results
 
 
@@ -107,17 +120,28 @@ def _draws(options: GenerationOptions, seed: int) -> Tensor | None:
     return torch.rand(options.max_new_tokens, generator=generator, dtype=torch.float64)
 
 
-@dataclass
-class _Row:
-    """A prompt that is being answered; its newest token is not yet in the cache.
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of one row.
 
-    ``prompt`` ends with ``given``, the tokens of the response that were there before.
+    Attributes:
+        prompt: token ids; they end with ``given``, the tokens of the response that were there before.
+        stop: text that ends the response.
+        seed: of the response's draws.
     """
 
-    index: int
     prompt: list[int]
     given: list[int]
     stop: str | None
+    seed: int
+
+
+@dataclass
+class _Row:
+    """A prompt that is being answered; its newest token is not yet in the cache."""
+
+    index: int
+    asked: _Asked
     options: GenerationOptions
     draws: Tensor | None
     tokens: list[int] = field(default_factory=list)
@@ -125,17 +149,18 @@ class _Row:
 
     @property
     def cached(self) -> int:
-        return len(self.prompt) + len(self.tokens) - 1
+        return len(self.asked.prompt) + len(self.tokens) - 1
 
     def ended(self, model: LanguageModel) -> bool:
         if self.tokens[-1] == model.eos_id or len(self.tokens) >= self.options.max_new_tokens:
             return True
-        return self.stop is not None and self._beyond_stop(model) > 0
+        return self.asked.stop is not None and self._beyond_stop(model) > 0
 
     def result(self, model: LanguageModel) -> Generated:
         finished = self.tokens[-1] == model.eos_id
         tokens = self.tokens[:-1] if finished else self.tokens
-        text, added, beyond = model.text(self.given + tokens), model.text(tokens), self._beyond_stop(model)
+        text, added = model.text(self.asked.given + tokens), model.text(tokens)
+        beyond = self._beyond_stop(model)
         return Generated(
             text[: len(text) - beyond].strip(),
             len(self.tokens),
@@ -147,12 +172,58 @@ class _Row:
 
     def _beyond_stop(self, model: LanguageModel) -> int:
         """Characters from the stop string on; 0 where it does not stand in what was generated."""
-        if self.stop is None or self.tokens[-1] == model.eos_id:
+        if self.asked.stop is None or self.tokens[-1] == model.eos_id:
             return 0
         text = model.text(self.tokens)
         blank = len(text) - len(text.lstrip())
-        place = text.find(self.stop, blank + 1)
+        place = text.find(self.asked.stop, blank + 1)
         return 0 if place < 0 else len(text) - place
+
+
+@dataclass
+class _Work:
+    """What is to be answered, what is being answered, what is done.
+
+    Attributes:
+        asked: of all prompts.
+        queue: places of prompts that wait, the next one last.
+        results: by place; those that are not done yet hold anything.
+    """
+
+    asked: list[_Asked]
+    options: GenerationOptions
+    queue: list[int]
+    results: list[Generated]
+    decoder: _Decoder
+    done: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.done = len(self.asked) - len(self.queue)
+
+    def next_rows(self) -> list[_Row]:
+        """As many waiting prompts as there is room for."""
+        free = self.options.batch_size - len(self.decoder.rows)
+        new, self.queue = self.queue[: -free - 1 : -1], self.queue[:-free]
+        return [self._row(index) for index in new]
+
+    def _row(self, index: int) -> _Row:
+        asked = self.asked[index]
+        return _Row(index, asked, self.options, _draws(self.options, asked.seed))
+
+    def save(self) -> Saved:
+        tensors, rows, places = self.decoder.state()
+        results = [list(vars(one).values()) for one in self.results]
+        return Saved(tensors, {"queue": self.queue, "results": results, "rows": rows, "places": places})
+
+    def load(self, saved: Saved) -> None:
+        values = saved.values
+        self.queue, self.results = values["queue"], [Generated(*one) for one in values["results"]]
+        rows = []
+        for index, tokens, total in values["rows"]:
+            rows.append(self._row(index))
+            rows[-1].tokens, rows[-1].total = tokens, total
+        self.decoder.load(saved.tensors, rows, values["places"])
+        self.done = len(self.asked) - len(self.queue) - len(rows)
 
 
 class _Decoder:
@@ -170,13 +241,13 @@ class _Decoder:
 
     def admit(self, rows: list[_Row]) -> None:
         """Read new prompts and pick the first token of each."""
-        width = max(len(row.prompt) for row in rows)
+        width = max(len(row.asked.prompt) for row in rows)
         ids = torch.full((len(rows), width), self._model.pad_id, dtype=torch.long)
         for place, row in enumerate(rows):
-            ids[place, width - len(row.prompt) :] = torch.tensor(row.prompt)
+            ids[place, width - len(row.asked.prompt) :] = torch.tensor(row.asked.prompt)
         cache = RowCache(len(rows), width)
         cache.rows = len(rows)
-        self._extend(rows, ids, cache, [len(row.prompt) for row in rows])
+        self._extend(rows, ids, cache, [len(row.asked.prompt) for row in rows])
         self._cache.admit(cache)
         self.rows += rows
 
@@ -197,6 +268,16 @@ class _Decoder:
             self.rows.pop()
         self._cache.rows = len(self.rows)
         return gone
+
+    def state(self) -> tuple[dict[str, Tensor], list[list[Any]], list[int]]:
+        """Cache, what was generated so far in each row, and where the cache's content stands."""
+        tensors, places = self._cache.state()
+        return tensors, [[row.index, row.tokens, row.total] for row in self.rows], places
+
+    def load(self, tensors: Mapping[str, Tensor], rows: list[_Row], places: Sequence[int]) -> None:
+        """Put a `state` back, with its rows made anew."""
+        self._cache.load(tensors, places, self._model.device)
+        self.rows = rows
 
     def _extend(self, rows: list[_Row], ids: Tensor, cache: RowCache, lengths: list[int]) -> None:
         """Append ``ids`` [rows, S] to ``cache``, whose rows then have ``lengths``; pick the next tokens."""

@@ -8,8 +8,8 @@ and which softmax does not see.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from lada.errors import ModelError
 from lada.forward import Pair, forward_gathered, forward_top
 from lada.models import LanguageModel
 from lada.payloads import Origin
+from lada.resume import Phase, Resume, Saved, begin
 from lada.training import Example, cut_by_tokens
 
 _LEAST_LOGIT = -60_000.0
@@ -100,6 +101,7 @@ def top_knowledge(
     num_tokens: int,
     micro_tokens: int,
     head_chunk: int,
+    resume: Resume | None = None,
 ) -> Knowledge:
     """The likeliest tokens at every row of each example's one response.
 
@@ -111,16 +113,20 @@ def top_knowledge(
         num_top: K, cut to ``num_tokens``.
         num_tokens: size of the tokenizer.
         micro_tokens, head_chunk: see `lada.training.fit`.
+        resume: may pause this after any group of passes and go on there.
 
     Raises:
         ModelError: when a value is not finite; names the samples.
+        Paused: when the stage was warned.
     """
     top = min(num_top, num_tokens)
 
     def passes(pairs: Sequence[Pair]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return forward_top(model, pairs, top, num_tokens=num_tokens, head_chunk=head_chunk)
 
-    return _take(model, examples, characters, passes, micro_tokens)
+    request = examples, characters, top, num_tokens, micro_tokens, head_chunk
+    phase = begin(resume, "top_knowledge", *request)
+    return _take(model, examples, characters, passes, micro_tokens, phase)
 
 
 def letter_knowledge(
@@ -130,6 +136,7 @@ def letter_knowledge(
     *,
     micro_tokens: int,
     head_chunk: int,
+    resume: Resume | None = None,
 ) -> Knowledge:
     """The four letters at the one row of each example's response, which is the label's letter.
 
@@ -138,9 +145,11 @@ def letter_knowledge(
     Args:
         letters: tokens of A to D.
         micro_tokens, head_chunk: see `lada.training.fit`.
+        resume: may pause this after any group of passes and go on there.
 
     Raises:
         ModelError: when a value is not finite; names the samples.
+        Paused: when the stage was warned.
     """
     options = torch.tensor([list(letters)])
 
@@ -148,8 +157,34 @@ def letter_knowledge(
         hard, found, segment = forward_gathered(model, pairs, [options] * len(pairs), head_chunk=head_chunk)
         return options.expand(len(pairs), -1), found, hard, segment
 
-    whole = _take(model, examples, [1] * len(examples), passes, micro_tokens)
+    phase = begin(resume, "letter_knowledge", examples, letters, micro_tokens, head_chunk)
+    whole = _take(model, examples, [1] * len(examples), passes, micro_tokens, phase)
     return Knowledge(whole.ce, whole.lengths, whole.logits, None)
+
+
+@dataclass
+class _Taken:
+    """Texts that were looked at, by length, then id, so that the order of the examples does not matter.
+
+    Attributes:
+        values: per text its cross-entropy and, to be checked, the sum of its logits before they are rounded.
+        logits, ids: per text [rows, K], as they are kept.
+    """
+
+    values: list[tuple[float, float]] = field(default_factory=list)
+    logits: list[Tensor] = field(default_factory=list)
+    ids: list[Tensor] = field(default_factory=list)
+
+    def state(self) -> Saved:
+        lengths = [len(one) for one in self.ids]
+        tensors = {"logits": torch.cat(self.logits), "ids": torch.cat(self.ids)} if self.ids else {}
+        return Saved(tensors, {"values": self.values, "lengths": lengths})
+
+    def load(self, saved: Saved) -> None:
+        self.values, lengths = saved.values["values"], saved.values["lengths"]
+        if lengths:
+            self.logits = list(torch.split(saved.tensors["logits"], lengths))
+            self.ids = list(torch.split(saved.tensors["ids"], lengths))
 
 
 def _take(
@@ -158,38 +193,43 @@ def _take(
     characters: Sequence[int],
     passes: Passes,
     micro_tokens: int,
+    phase: Phase,
 ) -> Knowledge:
-    ids: dict[int, Tensor] = {}
-    logits: dict[int, Tensor] = {}
-    ce: dict[int, float] = {}
+    sizes = [len(example.prompt) + len(example.responses[0]) for example in examples]
+    order = sorted(range(len(examples)), key=lambda i: (sizes[i], examples[i].id))
+    taken = _Taken()
+    if (saved := phase.result or phase.point) is not None:
+        taken.load(saved)
+    rest = order[len(taken.values) :]
     model.network.eval()
     with torch.no_grad():
-        for group in _by_length(examples, micro_tokens):
-            pairs = [(examples[i].prompt, examples[i].responses[0]) for i in group]
-            top, best, hard, segment = passes(pairs)
-            relative = best - best.amax(1, keepdim=True)
+        for group in cut_by_tokens(rest, [sizes[i] for i in rest], micro_tokens):
+            top, best, hard, segment = passes([(examples[i].prompt, examples[i].responses[0]) for i in group])
+            relative = (best - best.amax(1, keepdim=True)).cpu()
             for place, i in enumerate(group):
-                mine = segment == place
-                ids[i], logits[i] = top[mine].cpu(), relative[mine].cpu()
-                ce[i] = -float(hard[mine].double().sum()) / max(1, characters[i])
-    order = range(len(examples))
-    _check_finite([ce[i] + float(logits[i].sum()) for i in order], examples)
-    empty = torch.zeros(0, 1)
-    stacked = torch.cat([logits[i] for i in order]) if examples else empty
-    tokens = torch.cat([ids[i] for i in order]) if examples else empty
+                mine = (segment == place).cpu()
+                ce = -float(hard.cpu()[mine].double().sum()) / max(1, characters[i])
+                taken.values.append((ce, float(relative[mine].sum())))
+                taken.logits.append(relative[mine].clamp(min=_LEAST_LOGIT).to(torch.float16))
+                taken.ids.append(top.cpu()[mine].to(torch.int32))
+            phase.safe_point(taken.state)
+    phase.finish(taken.state)
+    return _in_order(taken, order, examples)
+
+
+def _in_order(taken: _Taken, order: Sequence[int], examples: Sequence[Example]) -> Knowledge:
+    """What was taken, in the order of the examples."""
+    place = {i: number for number, i in enumerate(order)}
+    places = [place[i] for i in range(len(examples))]
+    _check_finite([sum(taken.values[one]) for one in places], examples)
+    logits = torch.cat([taken.logits[one] for one in places]) if places else torch.zeros(0, 1).half()
+    ids = torch.cat([taken.ids[one] for one in places]) if places else torch.zeros(0, 1).int()
     return Knowledge(
-        np.array([ce[i] for i in order], dtype=np.float32),
+        np.array([taken.values[one][0] for one in places], dtype=np.float32),
         tuple(len(example.responses[0]) for example in examples),
-        stacked.clamp(min=_LEAST_LOGIT).to(torch.float16).numpy(),
-        tokens.to(torch.int32).numpy(),
+        logits.numpy(),
+        ids.numpy(),
     )
-
-
-def _by_length(examples: Sequence[Example], micro_tokens: int) -> Iterator[list[int]]:
-    """Places of the examples in groups for one pass: by length, then id, so their order does not matter."""
-    sizes = {i: len(e.prompt) + len(e.responses[0]) for i, e in enumerate(examples)}
-    order = sorted(sizes, key=lambda i: (sizes[i], examples[i].id))
-    yield from cut_by_tokens(order, [sizes[i] for i in order], micro_tokens)
 
 
 def _check_finite(values: Sequence[float], examples: Sequence[Example]) -> None:

@@ -50,6 +50,11 @@ class Ledger:
                 continue
         return events
 
+    def says_finished(self) -> bool:
+        """Whether the newest word of any driver is that the run is done, messages and results included."""
+        drivers = [event for event in self.read() if str(event.get("event")).startswith("driver-")]
+        return bool(drivers) and bool(drivers[-1].get("finished"))
+
     @staticmethod
     def _ends_half(descriptor: int, size: int) -> bool:
         return os.pread(descriptor, 1, size - 1) != b"\n"

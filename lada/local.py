@@ -6,7 +6,8 @@ Every method begins with this step. The server does not train here: its referenc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 from lada.answers import extract_letter
 from lada.config import GenerationOptions, TrainOptions
@@ -19,7 +20,8 @@ from lada.party import MODEL_FILE, Party, json_payload, model_payloads, records_
 from lada.prompts import answer_only, join
 from lada.records import Item
 from lada.results import METRICS_FILE
-from lada.training import Example, Loss, StepLog, Term, fit
+from lada.training import NO_HOOKS, Example, Hooks, Loss, Term, fit
+from lada.training_state import StepLog
 
 LENGTHS_FILE = "state/test_lengths.json"
 
@@ -68,8 +70,7 @@ def train(
     *,
     name: str,
     learning_rate: float | None = None,
-    keep: Callable[[list[Example]], list[Example]] | None = None,
-    after_step: Callable[[StepLog], None] | None = None,
+    hooks: Hooks = NO_HOOKS,
 ) -> list[StepLog]:
     """`fit` with a progress display; returns the log of its steps."""
     total = options.max_steps or options.epochs * math.ceil(len(examples) / options.batch_size)
@@ -77,8 +78,8 @@ def train(
 
     def watch(log: StepLog) -> None:
         tick(log.step + 1, f"loss {log.objective:.3f}")
-        if after_step is not None:
-            after_step(log)
+        if hooks.after_step is not None:
+            hooks.after_step(log)
 
     return fit(
         model,
@@ -88,8 +89,8 @@ def train(
         learning_rate=options.learning_rate if learning_rate is None else learning_rate,
         seed=party.seed("order"),
         head_chunk=party.config.numerics.head_chunk,
-        keep=keep,
-        after_step=watch,
+        hooks=replace(hooks, after_step=watch),
+        resume=party.resume,
     )
 
 
@@ -121,6 +122,7 @@ def _right_rationales(
         options,
         seed=party.seed(f"rationale-{sample}"),
         progress=lambda done, total: tick(done, ""),
+        resume=party.resume,
     )
     return {
         item.id: one.text
@@ -152,6 +154,7 @@ def measure(party: Party, model: LanguageModel, name: str) -> Evaluation:
         options=greedy,
         expected_lengths=expected_lengths(party, LENGTHS_FILE, [item.id for item in party.test_items]),
         progress=lambda done, _: tick(min(done, total - 1), ""),
+        resume=party.resume,
     )
     tick(total, f"accuracy {100 * found.metrics['accuracy']:.1f} %")
     return found

@@ -22,6 +22,7 @@ from lada.models import LanguageModel, State, load_model, state_hash
 from lada.plan import Plan
 from lada.prompts import prompt
 from lada.records import Item, Letter, Question, Record, Replayed, dump_jsonl, read_jsonl
+from lada.resume import Resume
 from lada.rundir import RunDir, Stage, parse_stage, sha256
 from lada.synthetic import Synthetic
 from lada.vocabulary import Vocabulary, open_vocabulary
@@ -60,6 +61,7 @@ class Party:
         options: the method's validated options.
         model_folder: model id -> folder of its files.
         cache: models shared by the stages of this process.
+        resume: this attempt's resume points, for every long computation of the stage.
 
     Attributes:
         name, role, round: who and when.
@@ -78,6 +80,7 @@ class Party:
         model_folder: Callable[[str], Path],
         reporter: Reporter,
         cache: ModelCache,
+        resume: Resume,
     ) -> None:
         self.run, self.config, self.stage, self.options = run, config, stage, options
         self.name, self.round = stage.party, stage.round
@@ -85,6 +88,8 @@ class Party:
         self.partners = partners(stage.party, config.clients)
         self.inbox = Inbox(run, config, plan, stage)
         self.reporter = reporter
+        self.resume = resume
+        resume.inputs = self.inbox.read
         self._earlier = plan.before(stage)
         self._model_folder, self._cache = model_folder, cache
 

@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 SECONDS_BETWEEN_LINES = 5.0
+Log = Callable[[str], None]
 
 
 class StageReporter:
@@ -26,33 +27,33 @@ class StageReporter:
 
     Args:
         title: e.g. ``client-1 r02-learn``.
-        log: file for plain lines, appended to.
+        log: takes plain lines.
         live: a running rich Progress, or None where there is no terminal.
     """
 
-    def __init__(self, title: str, log: Path, live: Progress | None = None) -> None:
+    def __init__(self, title: str, log: Log, live: Progress | None = None) -> None:
         self._title, self._log, self._live = title, log, live
-        log.parent.mkdir(parents=True, exist_ok=True)
 
     def phase(self, name: str, total: int) -> Callable[[int, str], None]:
         """Begin a phase; see lada.party.Reporter."""
         label = f"{self._title}: {name}"
         begun = last = time.monotonic()
+        before: int | None = None
         task = None if self._live is None else self._live.add_task(label, total=total, note="")
 
         def tick(done: int, note: str) -> None:
-            nonlocal last
+            nonlocal before, last
             if self._live is not None and task is not None:
                 self._live.update(task, completed=done, note=note)
                 if done >= total:
                     self._live.remove_task(task)
             now = time.monotonic()
+            if before is None:  # a phase that is resumed had most of this done when it began
+                before = max(0, done - 1)
             if done >= total or now - last > SECONDS_BETWEEN_LINES:
                 last = now
-                left = (now - begun) * (total - done) / max(1, done)
-                line = f"{label} {done}/{total} {note} elapsed {now - begun:.1f} s left {left:.1f} s"
-                with self._log.open("a", encoding="utf-8") as file:
-                    _write(file, line)
+                left = (now - begun) * (total - done) / max(1, done - before)
+                self._log(f"{label} {done}/{total} {note} elapsed {now - begun:.1f} s left {left:.1f} s")
 
         return tick
 
@@ -75,13 +76,22 @@ def live_display(console: Console) -> Iterator[Progress | None]:
         yield progress
 
 
-@contextlib.contextmanager
-def open_log(path: Path) -> Iterator[Callable[[str], None]]:
-    """A log file to append plain lines to, each with its time."""
+def file_log(path: Path) -> Log:
+    """Appends lines to a file, each with its time; the file is open only while one is written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8", buffering=1) as file:
-        yield lambda line: _write(file, line)
+
+    def log(line: str) -> None:
+        with path.open("a", encoding="utf-8") as file:
+            stream_log(file)(line)
+
+    return log
 
 
-def _write(file: IO[str], line: str) -> None:
-    file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+def stream_log(stream: IO[str]) -> Log:
+    """Writes lines to a stream, each with its time and at once: somebody may be watching."""
+
+    def log(line: str) -> None:
+        stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+        stream.flush()
+
+    return log

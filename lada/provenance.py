@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from lada.config import read_run
 from lada.errors import ChangedError
 from lada.rundir import RunDir, dump_json, write_atomic
 
@@ -34,22 +36,32 @@ def code_hash() -> str:
     return digest.hexdigest()
 
 
-def collect(weights: Mapping[str, str]) -> dict[str, Any]:
+def host_facts() -> dict[str, Any]:
+    """What only the host knows: inside an image there is no git. A copy of a checkout may state its own."""
+    status = os.environ.get("LADA_GIT_STATUS", _git("status", "--porcelain"))
+    return {
+        "git": os.environ.get("LADA_GIT_SHA") or _git("rev-parse", "HEAD"),
+        "git_dirty": bool(status),
+        "host": platform.node(),
+        "command": sys.argv,
+    }
+
+
+def collect(weights: Mapping[str, str], facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Everything that provenance.json states.
 
     Args:
         weights: model id -> sha256 of its weights.
+        facts: of the host, `host_facts` and ``image`` (digest), where this process runs in an image.
     """
     return {
         "code": code_hash(),
-        "git": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain")),
+        "image": None,
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "weights": dict(weights),
         "python": platform.python_version(),
-        "host": platform.node(),
         "machine": platform.machine(),
-        "command": sys.argv,
+        **(host_facts() if facts is None else facts),
     }
 
 
@@ -65,7 +77,7 @@ def check(run: RunDir, now: Mapping[str, Any], *, amend: bool, finished: bool) -
     then = json.loads(run.provenance_json.read_text(encoding="utf-8"))
     changed = [
         f"{key}: {_short(then.get(key))} -> {_short(now[key])}"
-        for key in ("code", "packages", "weights")
+        for key in ("code", "packages", "weights", "image")
         if then.get(key) != now[key]
     ]
     if not changed:
@@ -81,6 +93,45 @@ def check(run: RunDir, now: Mapping[str, Any], *, amend: bool, finished: bool) -
     history = [*then.pop("amended_from", []), then]
     write_atomic(run.provenance_json, dump_json({**now, "amended_from": history}))
     return f"going on although something changed ({listed})"
+
+
+def check_host(run: RunDir, image: str | None) -> None:
+    """Refuse to drive a run with other code, another image or another run.yaml than it has.
+
+    Args:
+        image: digest of the image that the stages will run in.
+
+    Raises:
+        ChangedError: naming what changed.
+    """
+    check_code(run)
+    then = json.loads(run.provenance_json.read_text(encoding="utf-8")).get("image")
+    if then != image:
+        raise ChangedError(
+            f"{run.root.name} is made with image {_short(then)}, this is image {_short(image)}. "
+            "AMEND=1 goes on all the same, FRESH=1 starts anew"
+        )
+    config = read_run(run.root)
+    if config.run_id != run.root.name:
+        raise ChangedError(
+            f"{run.run_yaml} was edited: it is the configuration of {config.run_id}. FRESH=1 starts anew"
+        )
+
+
+def check_code(run: RunDir) -> None:
+    """Refuse to compute a stage with other code than the run has; does nothing where that is not recorded.
+
+    Raises:
+        ChangedError: naming both hashes.
+    """
+    if not run.provenance_json.is_file():
+        return
+    then, now = json.loads(run.provenance_json.read_text(encoding="utf-8"))["code"], code_hash()
+    if then != now:
+        raise ChangedError(
+            f"{run.root.name} is made with code {_short(then)}, this is code {_short(now)}. "
+            "Run the stage with the former, or go on with this one by starting the run with AMEND=1"
+        )
 
 
 def _short(value: Any) -> str:

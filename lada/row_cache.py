@@ -6,6 +6,7 @@ columns before. So one write position serves all rows, and a new row needs one c
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -91,6 +92,25 @@ class RowCache:
             own[rows, :, self._end - columns : self._end] = new[: other.rows, :, other._start : other._end]
         self._start = min(self._start, self._end - columns) if self.rows else self._end - columns
         self.rows += other.rows
+
+    # -- what a resume point holds
+
+    def state(self) -> tuple[dict[str, Tensor], list[int]]:
+        """What is in use of every buffer, and where it stands."""
+        window = slice(self._start, self._end)
+        used = [buffer[: self.rows, :, window] for buffer in self._all_buffers()]
+        return {str(i): part for i, part in enumerate(used)}, [self.rows, self._start, self._end]
+
+    def load(self, tensors: Mapping[str, Tensor], places: Sequence[int], device: torch.device) -> None:
+        """Put a `state` back, column for column: moved, it could give other last bits."""
+        self.rows, self._start, self._end = places
+        parts = [tensors[str(i)].to(device) for i in range(len(tensors))]
+        self._buffers = [
+            (self._allocate(keys), self._allocate(values))
+            for keys, values in zip(parts[::2], parts[1::2], strict=True)
+        ]
+        for buffer, part in zip(self._all_buffers(), parts, strict=True):
+            buffer[: self.rows, :, self._start : self._end] = part
 
     def _move(self, end: int) -> None:
         """Move what is in use so that it ends at column ``end``."""

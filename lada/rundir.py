@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,10 @@ class RunDir:
         """Folder in which an attempt of a stage writes."""
         return self.party(stage.party) / ".staging" / f"{stage.name}.{attempt}"
 
+    def resume(self, stage: Stage) -> Path:
+        """Folder of an unfinished stage's resume points; private like all beside it."""
+        return self.party(stage.party) / ".resume" / stage.name
+
     def rejected(self, party: str) -> Path:
         """Where refused commits of a party go, with the reason."""
         return self.party(party) / ".rejected"
@@ -140,10 +145,20 @@ class RunDir:
         return read_jsonl(Item, self.sealed)
 
 
+def set_aside(root: Path) -> Path:
+    """Rename a run's folder to ``<name>.old-1`` or the next free number."""
+    number = 1
+    while (target := root.with_name(f"{root.name}.old-{number}")).exists():
+        number += 1
+    root.rename(target)
+    return target
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all: temporary name, fsync, rename, fsync of the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not the process's number: in containers of their own two attempts have the same one.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     write_synced(temporary, content.encode() if isinstance(content, str) else content)
     temporary.replace(path)
     sync_dir(path.parent)

@@ -20,7 +20,7 @@ from lada.method import load_method, make_plan
 from lada.plan import read_plan
 from lada.records import Item, Record, Replayed, dump_jsonl
 from lada.replay import find_replayed, selections
-from lada.rundir import RunDir, dump_json, sha256, write_atomic
+from lada.rundir import RunDir, dump_json, set_aside, sha256, write_atomic
 
 
 def resolve_run(found: Iterable[Layer]) -> RunConfig:
@@ -36,9 +36,17 @@ def resolve_run(found: Iterable[Layer]) -> RunConfig:
 
 
 def open_run(
-    found: Iterable[Layer], runs: Path, *, amend: bool = False, fresh: bool = False
+    found: Iterable[Layer],
+    runs: Path,
+    *,
+    amend: bool = False,
+    fresh: bool = False,
+    facts: Mapping[str, Any] | None = None,
 ) -> tuple[RunDir, list[str]]:
     """The folder of a run, made if it is not there yet.
+
+    Args:
+        facts: of the host, where this process runs in an image; see `provenance.collect`.
 
     Returns:
         The folder and remarks for a person.
@@ -51,18 +59,34 @@ def open_run(
     run = RunDir(runs / config.run_id)
     if fresh and run.root.exists():
         with lease(run.lease):  # not under the feet of a driver that is at work
-            _set_aside(run.root)
-    now = provenance.collect(_weights(config))
+            set_aside(run.root)
     if not run.run_yaml.is_file():
-        return run, _create(run, config, now)
-    plan = read_plan(run)
+        return run, _create(run, config, provenance.collect(_weights(config), facts))
     if read_run(run.root) != config:
         raise ChangedError(
             f"{run.run_yaml} was edited: it is not what the run began with. FRESH=1 starts anew"
         )
+    return run, check_run(run, amend=amend, facts=facts)
+
+
+def check_run(run: RunDir, *, amend: bool = False, facts: Mapping[str, Any] | None = None) -> list[str]:
+    """Compare a run with what it began with.
+
+    Returns:
+        Remarks for a person.
+
+    Raises:
+        ChangedError: it began with other code, packages, weights or image, or its run.yaml was edited.
+    """
+    config, plan = read_run(run.root), read_plan(run)
+    if config.run_id != run.root.name:
+        raise ChangedError(
+            f"{run.run_yaml} was edited: it is the configuration of {config.run_id}. FRESH=1 starts anew"
+        )
+    now = provenance.collect(_weights(config), facts)
     finished = next(plan.pending(run.is_committed), None) is None
     remark = provenance.check(run, now, amend=amend, finished=finished)
-    return run, [remark] if remark else []
+    return [remark] if remark else []
 
 
 def model_folder(config: RunConfig) -> Callable[[str], Path]:
@@ -148,10 +172,3 @@ def _weights(config: RunConfig) -> dict[str, str]:
         path = folder(party.model) / "model.safetensors"
         found[party.model] = sha256(path.read_bytes()) if path.is_file() else "missing"
     return found
-
-
-def _set_aside(root: Path) -> None:
-    number = 1
-    while (target := root.with_name(f"{root.name}.old-{number}")).exists():
-        number += 1
-    root.rename(target)

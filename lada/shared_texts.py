@@ -26,7 +26,8 @@ from lada.prompts import TEMPLATES, join, prompt
 from lada.records import LETTERS
 from lada.soft_targets import Rows, SoftTargets, mix, one_hot, softmax, transfer
 from lada.token_alignment import NOTHING, Align, Aligner, Stored
-from lada.training import Example, StepLog, Term
+from lada.training import Example, Term
+from lada.training_state import StepLog
 from lada.vocabulary import Vocabulary
 
 
@@ -97,12 +98,16 @@ class SharedTexts:
         """What the model knows of the texts as it stands."""
         party, own = self._party, self._vocabulary(self._party.name)
         tick = party.reporter.phase("knowledge", 1)
-        sizes = {
-            "micro_tokens": party.training(party.role).micro_tokens,
-            "head_chunk": party.config.numerics.head_chunk,
-        }
+        micro_tokens, chunk = party.training(party.role).micro_tokens, party.config.numerics.head_chunk
         if self._options.mode == "letter":
-            found = letter_knowledge(self._model, self.examples, self._letters[1], **sizes)
+            found = letter_knowledge(
+                self._model,
+                self.examples,
+                self._letters[1],
+                micro_tokens=micro_tokens,
+                head_chunk=chunk,
+                resume=party.resume,
+            )
         else:
             found = top_knowledge(
                 self._model,
@@ -110,7 +115,9 @@ class SharedTexts:
                 [len(text) for text in self._texts],
                 num_top=self._options.top_k,
                 num_tokens=own.size,
-                **sizes,
+                micro_tokens=micro_tokens,
+                head_chunk=chunk,
+                resume=party.resume,
             )
         tick(1, f"{float(found.ce.mean()) if self.ids else 0.0:.3f} nats per character")
         return found

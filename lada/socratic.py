@@ -17,6 +17,7 @@ from lada.generation import Generated, generate
 from lada.models import LanguageModel
 from lada.prompts import join
 from lada.records import Question
+from lada.resume import Resume
 
 _LABEL = re.compile(r"(?<!\S)(?:(?P<asks>Q|Question |Sub-question )|(?:A|Answer ))(?P<number>[0-9]{1,2}): *")
 
@@ -121,12 +122,17 @@ def converse(
     *,
     template: str,
     progress: Callable[[int, int], None] | None = None,
+    resume: Resume | None = None,
 ) -> list[Generated]:
     """Let a model ask and solve in turn until a solution carries the marker line.
 
     All dialogues go on side by side, one piece a pass. Choice: the end is the solver's to say, by the marker
     line, since only the last solution has one; a dialogue without it ends after ``max_steps`` pairs, or with
     a piece that does not end within its tokens, and counts as unfinished.
+
+    Args:
+        progress: called with (ended, all) dialogues after each pair.
+        resume: may pause this after any token and go on there.
 
     Returns:
         Per prompt the last thing said as ``text``; tokens and confidence are of the whole dialogue.
@@ -140,7 +146,8 @@ def converse(
             live = [talk for talk in talks if talk.live]
             contexts = [talk.prompt + talk.said + join(tag, template) for talk in live]
             limited = options.model_copy(update={"max_new_tokens": tokens})
-            for talk, piece in zip(live, generate(model, contexts, limited), strict=True):
+            said = generate(model, contexts, limited, resume=resume)
+            for talk, piece in zip(live, said, strict=True):
                 talk.take(tag, piece, template)
         for talk in talks:
             if talk.live and has_marker(talk.last):

@@ -7,10 +7,12 @@ losses that it reports are the batch losses of the paper's batch-level reward (m
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -21,7 +23,9 @@ from lada.errors import ModelError
 from lada.forward import Ids, Pair, forward_gathered, forward_log_probs
 from lada.losses import PairLoss, SoftLoss
 from lada.models import LanguageModel
+from lada.resume import Resume, Saved, Stateful, begin
 from lada.soft_targets import SoftTargets, padded
+from lada.training_state import StepLog, TermLoss, TrainingState
 
 Loss = PairLoss | SoftLoss
 
@@ -66,25 +70,22 @@ _Placed = tuple[int, Term, int]
 
 
 @dataclass(frozen=True)
-class TermLoss:
-    """The plain loss of a term, without weights (see `PairLoss`), at the weights of its step."""
+class Hooks:
+    """What a caller does around optimiser steps.
 
-    id: str
-    partner: str
-    loss: float
-    chosen_log_prob: float
-    rejected_log_prob: float | None
+    Attributes:
+        keep: may drop examples of a batch right before its forward pass; an empty batch makes no step, but
+            counts as one of ``max_steps``. It may run phases; ``memory`` must not change before they end.
+        after_step: called after each optimiser step.
+        memory: all that these two change, so that training can be resumed; None: nothing.
+    """
+
+    keep: Callable[[list[Example]], list[Example]] | None = None
+    after_step: Callable[[StepLog], None] | None = None
+    memory: Stateful | None = None
 
 
-@dataclass(frozen=True)
-class StepLog:
-    """One optimiser step: objective and losses before the step, gradient norm before clipping."""
-
-    step: int
-    epoch: int
-    objective: float
-    grad_norm: float
-    losses: tuple[TermLoss, ...]
+NO_HOOKS = Hooks()
 
 
 def fit(
@@ -96,8 +97,8 @@ def fit(
     learning_rate: float,
     seed: int,
     head_chunk: int = 256,
-    keep: Callable[[list[Example]], list[Example]] | None = None,
-    after_step: Callable[[StepLog], None] | None = None,
+    hooks: Hooks = NO_HOOKS,
+    resume: Resume | None = None,
 ) -> list[StepLog]:
     """Train ``model`` in place.
 
@@ -110,23 +111,27 @@ def fit(
         loss: what is optimised.
         learning_rate: of this call; ``options.learning_rate`` and ``decay`` are the caller's business.
         head_chunk: rows of logits that exist at a time.
-        keep: may drop examples of a batch right before its forward pass; an empty batch makes no step, but
-            counts as one of ``max_steps``.
-        after_step: called after each optimiser step.
+        resume: may pause this after any step and go on there.
 
     Raises:
         ModelError: when a loss or gradient is not finite; names the samples.
+        Paused: when the stage was warned.
     """
+    phase = begin(resume, "fit", examples, options, loss, learning_rate, seed, head_chunk)
     parameters = model.trainable()
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
     optimiser = torch.optim.AdamW(
         parameters, lr=learning_rate, betas=(0.9, 0.999), weight_decay=options.weight_decay, fused=fused
     )
-    logs: list[StepLog] = []
+    state = TrainingState(model, optimiser, hooks.memory)
     dropout = model.lora is not None and model.lora.dropout > 0
     with _private_dropout(model, seed):
-        for epoch, drawn in _batches(examples, options, seed):
-            batch = drawn if keep is None else keep(drawn)
+        if (saved := phase.result or phase.point) is not None:
+            state.load(saved)
+        for epoch, drawn in itertools.islice(_batches(examples, options, seed), state.drawn, None):
+            with phase.interrupted(state.drawn, state.whole):  # the hook may run phases of its own
+                batch = drawn if hooks.keep is None else hooks.keep(drawn)
+            state.drawn += 1
             if not batch:
                 continue
             if loss.kind == "cross_entropy":
@@ -137,15 +142,22 @@ def fit(
             norm = float(torch.nn.utils.clip_grad_norm_(parameters, options.clip_norm))
             _check_finite(objective + norm, losses, batch)
             optimiser.step()
-            logs.append(StepLog(len(logs), epoch, objective, norm, tuple(losses)))
-            if after_step is not None:
-                after_step(logs[-1])
+            state.logs.append(StepLog(len(state.logs), epoch, objective, norm, tuple(losses)))
+            if hooks.after_step is not None:
+                hooks.after_step(state.logs[-1])
+            phase.safe_point(state.whole)
     optimiser.zero_grad(set_to_none=True)
-    return logs
+    phase.finish(state.result, lasting=False)
+    return state.logs
 
 
 def sequence_log_probs(
-    model: LanguageModel, examples: Sequence[Example], *, micro_tokens: int, head_chunk: int
+    model: LanguageModel,
+    examples: Sequence[Example],
+    *,
+    micro_tokens: int,
+    head_chunk: int,
+    resume: Resume | None = None,
 ) -> list[tuple[float, ...]]:
     """Summed log-probability of every response, without gradients: reference, entry and exit passes.
 
@@ -154,6 +166,7 @@ def sequence_log_probs(
     Args:
         micro_tokens: most tokens of one group of passes.
         head_chunk: rows of logits that exist at a time.
+        resume: may pause this after any group and go on there.
 
     Returns:
         Per example, one log-probability (nats) per response.
@@ -162,14 +175,20 @@ def sequence_log_probs(
     places.sort(
         key=lambda place: (len(place[0].prompt) + len(place[0].responses[place[1]]), place[0].id, place[1])
     )
-    sizes = [len(e.prompt) + len(e.responses[index]) for e, index in places]
-    found: dict[tuple[int, int], float] = {}
+    phase = begin(resume, "sequence_log_probs", examples, micro_tokens, head_chunk)
+    saved = phase.result or phase.point
+    values: list[float] = [] if saved is None else saved.values
+    state = partial(Saved, {}, values)
+    rest = places[len(values) :]
+    sizes = [len(e.prompt) + len(e.responses[index]) for e, index in rest]
     model.network.eval()
     with torch.no_grad():
-        for group in cut_by_tokens(places, sizes, micro_tokens):
+        for group in cut_by_tokens(rest, sizes, micro_tokens):
             pairs = [(e.prompt, e.responses[index]) for e, index in group]
-            values = forward_log_probs(model, pairs, head_chunk=head_chunk).tolist()
-            found.update({(id(e), index): value for (e, index), value in zip(group, values, strict=True)})
+            values.extend(forward_log_probs(model, pairs, head_chunk=head_chunk).tolist())
+            phase.safe_point(state)
+    phase.finish(state)
+    found = {(id(e), index): value for (e, index), value in zip(places, values, strict=True)}
     return [tuple(found[id(e), index] for index in range(len(e.responses))) for e in examples]
 
 

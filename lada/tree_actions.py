@@ -28,6 +28,7 @@ from lada.generation import Generated, generate
 from lada.models import LanguageModel
 from lada.prompts import join, prompt
 from lada.records import Item, Letter, Question
+from lada.resume import Resume
 from lada.tree_search import LEGAL, Action, Child, Leaf, NodeKind, RolloutOptions, Tree
 from lada.tree_texts import FORMS, Answer, Thought, most_frequent, read_answer, restates
 
@@ -114,6 +115,7 @@ class Expander:
         generation: token limit and number of rows; how to draw stands in ``options``.
         template, demo: of the prompts.
         progress: called with (done, all) completions of the present call.
+        resume: may pause this after any token and go on there.
 
     Attributes:
         drawn, dropped: completions so far, and how many of them were of no use.
@@ -128,6 +130,7 @@ class Expander:
     template: str
     demo: Item | None = None
     progress: Callable[[int, int], None] | None = None
+    resume: Resume | None = None
     drawn: int = field(default=0, init=False)
     dropped: int = field(default=0, init=False)
 
@@ -209,6 +212,7 @@ class Expander:
                 partials=[join(one.begun, self.template) if one.begun else "" for one in flat],
                 stops=[one.stop for one in flat],
                 progress=self.progress,
+                resume=self.resume,
             )
         )
         self.drawn += len(flat)

@@ -27,6 +27,7 @@ from lada.generation import generate
 from lada.models import LanguageModel
 from lada.prompts import render_question, solution
 from lada.records import LETTERS, Item, Letter, Question
+from lada.resume import Resume
 from lada.voting import Rows
 
 Examples = tuple[Sequence[Question], Sequence[Question]]
@@ -175,6 +176,7 @@ class Writer:
         duplicate: cosine above which a question is a near-copy.
         asks: how often a place is asked for before it stays empty.
         phase: begins a phase of a progress display, as `Reporter.phase` does.
+        resume: may pause writing and solving after any token and go on there.
     """
 
     model: LanguageModel
@@ -186,6 +188,7 @@ class Writer:
     duplicate: float
     asks: int
     phase: Callable[[str, int], Callable[[int, str], None]]
+    resume: Resume | None = None
 
     def write(
         self,
@@ -218,10 +221,10 @@ class Writer:
                 break
             rng = random.Random(derive_seed(seed, "examples", ask))
             requests = [self.form.request(draw(rng), number) for number in range(wanted)]
-            for item in self._agreed(
-                self._parsed(requests, derive_seed(seed, "write", ask), counts), counts, rng
-            ):
-                vector = self.embed([question_text(item)])
+            new = self._agreed(self._parsed(requests, derive_seed(seed, "write", ask), counts), counts, rng)
+            own = self.embed([question_text(item) for item in new])
+            for place, item in enumerate(new):
+                vector = own[place : place + 1]
                 if self._is_copy(vector, vectors):
                     counts["duplicate"] += 1
                     continue
@@ -234,7 +237,12 @@ class Writer:
     def _parsed(self, requests: Sequence[str], seed: int, counts: Counter[str]) -> list[Item]:
         tick = self.phase("new questions", len(requests))
         replies = generate(
-            self.model, requests, self.writing, seed=seed, progress=lambda done, total: tick(done, "")
+            self.model,
+            requests,
+            self.writing,
+            seed=seed,
+            progress=lambda done, total: tick(done, ""),
+            resume=self.resume,
         )
         found = []
         for reply in replies:
@@ -256,6 +264,7 @@ class Writer:
             [self.prompt(item) for item in shuffled],
             self.solving,
             progress=lambda done, total: tick(done, ""),
+            resume=self.resume,
         )
         agreed = [
             item

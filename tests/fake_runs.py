@@ -12,6 +12,7 @@ from lada.config import RunConfig, dump_run, layers, resolve
 from lada.driver import Driver, Ended
 from lada.exchange import Outbox, Payload, commit, exchange_root, publish
 from lada.plan import Plan, PlannedStep
+from lada.policy import Change
 from lada.records import Item, Record, Response, Reward, SampleId, SampleLog, dump_jsonl
 from lada.rundir import RunDir, Stage, dump_json, write_atomic
 
@@ -103,20 +104,27 @@ class ScriptedLauncher:
 
     Attributes:
         started: every attempt, in order, as ``party/stage``.
+        changes: what each attempt got that the first had not.
         polls: how often the driver asked.
     """
 
     def __init__(self, run: RunDir, script: dict[str, list[Behaviour]] | None = None) -> None:
         self.run, self.script = run, script or {}
         self.started: list[str] = []
+        self.changes: list[Change] = []
         self.polls = 0
         self._ended: list[Ended] = []
 
-    def start(self, stage: Stage, attempt: str) -> None:
+    def start(self, stage: Stage, attempt: str, change: Change) -> dict[str, object]:
         self.started.append(str(stage))
+        self.changes.append(change)
         todo = self.script.get(str(stage), [])
         code = (todo.pop(0) if todo else good)(self.run, stage, attempt)
         self._ended.append(Ended(stage, code, f"scripted {code}" if code else "", 0.25))
+        return {}
+
+    def adopt(self, stage: Stage) -> None:
+        return None
 
     def poll(self) -> list[Ended]:
         self.polls += 1

@@ -16,10 +16,10 @@ import lada.methods
 ROOT = Path(__file__).parents[1]
 MEMBERS = {
     0: "errors faults config records answers prompts rundir payloads exchange plan ledger lease driver "
-    "diagnostics results inbox provenance synthetic replay",
+    "diagnostics results inbox provenance policy space synthetic replay",
     1: "data",
-    2: "models generation row_cache evaluation losses forward training token_alignment vocabulary voting "
-    "soft_targets knowledge labels selection socratic embedding writing lab "
+    2: "models resume generation row_cache evaluation losses forward training training_state token_alignment "
+    "vocabulary voting soft_targets knowledge labels selection socratic embedding writing lab "
     "tree_search tree_texts tree_actions consistency",
     3: "party method methods local pairs distillation answering imitation shared_texts boosting runs",
     4: "stage progress report __main__",
@@ -236,7 +236,7 @@ def test_ring_0_jobs_and_data_can_be_imported_where_torch_is_not() -> None:
     names = [f"lada.{name}" for name in RING_0]
     done = import_without(TORCH | HOST_ONLY, names)
     assert done.stdout == "fine\n", done.stderr
-    done = import_without(TORCH | HOST_ONLY - {"submitit"}, JOBS)
+    done = import_without(TORCH | HOST_ONLY - {"submitit", "rich"}, JOBS)
     assert done.stdout == "fine\n", done.stderr
     data = [name for name in LADA if name.startswith("lada.data")]
     done = import_without(TORCH, data)

@@ -12,7 +12,8 @@ from lada.local import train
 from lada.losses import PairLoss
 from lada.records import Item
 from lada.rundir import RunDir
-from lada.training import Example, StepLog, Term
+from lada.training import Example, Term
+from lada.training_state import StepLog
 from lada.voting import boost_base
 from tests.one_party import party
 

@@ -145,8 +145,7 @@ def judged(model: LanguageModel, items: list[Item], *, seed: int = 0, **changes:
     return check(
         model,
         traces,
-        {item.id: item for item in items},
-        {item.id: prompt(item) for item in items},
+        {item.id: (item, prompt(item)) for item in items},
         CheckOptions.model_validate(changes),
         generation=GenerationOptions(max_new_tokens=64),
         template="lab",

@@ -147,7 +147,7 @@ def test_no_stage_opens_the_sealed_folder(settings: tuple[str, ...], tmp_path: P
     shutil.move(run.root / "sealed", tmp_path / "elsewhere")
     for group in read_plan(run).groups():
         for stage in group:
-            assert run_stage(run, stage, attempt="01-a", reporter=Quiet())
+            assert run_stage(run, stage, attempt="01-a", reporter=Quiet(), log=lambda line: None)
 
 
 @pytest.mark.slow

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import resource
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from lada.config import ExchangeOptions, read_run
-from lada.driver import Driver
-from lada.errors import NOT_RETRIED, DataError, ExchangeError, StageError
+from lada.driver import Driver, Ended
+from lada.errors import NOT_RETRIED, BusyError, DataError, ExchangeError, StageError
 from lada.exchange import MANIFEST, is_published_whole, message_dir, publish, read_message
 from lada.ledger import Ledger
 from lada.plan import read_plan
+from lada.policy import Cause, Change
+from lada.results import write_metrics
 from lada.rundir import RunDir, Stage, sha256
 from tests.fake_runs import (
     Behaviour,
@@ -132,6 +137,18 @@ def test_a_finished_run_starts_nothing(run: RunDir, expected: bytes) -> None:
     assert run.metrics_csv.read_bytes() == expected
 
 
+def test_a_driver_that_died_after_the_last_commit_is_followed_by_one_that_says_done(run: RunDir) -> None:
+    drive(run)
+    kept = [line for line in run.ledger_jsonl.read_text().splitlines() if "driver-ended" not in line]
+    run.ledger_jsonl.write_text("\n".join(kept) + "\n")
+    assert not Ledger(run.ledger_jsonl).says_finished()
+    assert drive(run).started == []
+    assert Ledger(run.ledger_jsonl).says_finished()
+    before = run.ledger_jsonl.read_bytes()
+    drive(run)
+    assert run.ledger_jsonl.read_bytes() == before, "and then nothing is written any more"
+
+
 def test_rounds_stops_after_a_round_and_the_next_call_goes_on(run: RunDir, expected: bytes) -> None:
     assert drive(run, rounds=0).started == EVERY[:2]
     assert drive(run, rounds=1).started == EVERY[2:6]
@@ -210,6 +227,172 @@ def test_the_driver_asks_again_until_a_launcher_has_news(run: RunDir) -> None:
     launcher = Slow(run)
     Driver(run, launcher, poll_seconds=0.0).drive()
     assert launcher.started == EVERY
+
+
+def ends(cause: Cause, node: str = "n1") -> Behaviour:
+    """An attempt of which the launcher knows why it failed; what it does is `silent`."""
+
+    def behave(run: RunDir, stage: Stage, attempt: str) -> int:
+        Knowing.causes.append((cause, node))
+        return 1
+
+    return behave
+
+
+class Knowing(ScriptedLauncher):
+    """A launcher that tells causes and nodes, as Slurm's does."""
+
+    causes: ClassVar[list[tuple[Cause, str]]] = []
+
+    def poll(self) -> list[Ended]:
+        ended = super().poll()
+        if not self.causes or not any(end.exit_code for end in ended):
+            return ended
+        cause, node = self.causes.pop()
+        return [replace(end, cause=cause, node=node, job="7") if end.exit_code else end for end in ended]
+
+
+def changes(launcher: ScriptedLauncher) -> list[Change]:
+    return [change for name, change in zip(launcher.started, launcher.changes, strict=True) if name == TARGET]
+
+
+def test_a_retry_gets_what_the_failure_lacked_and_the_ledger_says_so(run: RunDir, expected: bytes) -> None:
+    script = [ends(Cause.OUT_OF_MEMORY), ends(Cause.NODE_LOST, "n2"), ends(Cause.DEVICE_MEMORY)]
+    launcher = Knowing(run, {TARGET: list(script)})
+    Driver(run, launcher, poll_seconds=0.0).drive()
+    assert changes(launcher) == [
+        Change(),
+        Change(memory=1.5),
+        Change(memory=1.5, exclude=("n2",)),
+        Change(memory=1.5, exclude=("n2",), micro_batch_divisor=2),
+    ]
+    failed = events(run, "failed")
+    assert [(event["cause"], event["node"], event["job"], event["action"]) for event in failed] == [
+        ("out_of_memory", "n1", "7", "retry"),
+        ("node_lost", "n2", "7", "retry"),
+        ("device_memory", "n1", "7", "retry"),
+    ]
+    assert run.metrics_csv.read_bytes() == expected
+
+
+def test_a_requeued_driver_remembers_failures_and_a_person_starts_afresh(run: RunDir) -> None:
+    launcher = ScriptedLauncher(run, {TARGET: [silent] * 9})
+    with pytest.raises(StageError, match="failed 3 times"):
+        Driver(run, launcher).drive()
+    with pytest.raises(StageError, match="failed 4 times"):
+        Driver(run, ScriptedLauncher(run, {TARGET: [silent] * 9}), continued=True).drive()
+    afresh = ScriptedLauncher(run, {TARGET: [silent] * 2})
+    Driver(run, afresh).drive()
+    assert afresh.started.count(TARGET) == 3
+    assert [event["continued"] for event in events(run, "driver-began")] == [False, True, False]
+
+
+def test_a_live_attempt_is_adopted_not_started_twice(run: RunDir, expected: bytes) -> None:
+    class Alive(ScriptedLauncher):
+        def adopt(self, stage: Stage) -> dict[str, Any] | None:
+            if str(stage) != TARGET or run.is_committed(stage):
+                return None
+            self._ended.append(Ended(stage, good(self.run, stage, "01-old"), "", 1.0))
+            return {"job": "77", "attempt": "01-old"}
+
+    launcher = Alive(run)
+    Driver(run, launcher, poll_seconds=0.0).drive()
+    assert TARGET not in launcher.started
+    assert [(event["stage"], event["job"]) for event in events(run, "adopted")] == [(TARGET, "77")]
+    assert run.metrics_csv.read_bytes() == expected
+
+
+def test_a_full_disk_pauses_the_run_until_there_is_space(
+    run: RunDir, expected: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [False, True]
+    monkeypatch.setattr("lada.driver.can_write", lambda folder: answers.pop(0))
+    monkeypatch.setattr("lada.driver.time.sleep", lambda seconds: None)
+    said: list[str] = []
+    launcher = ScriptedLauncher(run, {TARGET: [fails(12)]})
+    Driver(run, launcher, report=said.append, poll_seconds=0.0).drive()
+    assert answers == []
+    assert [
+        event["event"] for event in Ledger(run.ledger_jsonl).read() if event["event"] in ("paused", "went-on")
+    ] == [
+        "paused",
+        "went-on",
+    ]
+    assert any("paused: scripted 12" in line for line in said)
+    assert launcher.started.count(TARGET) == 2
+    assert run.metrics_csv.read_bytes() == expected
+
+
+def test_a_full_disk_under_the_driver_itself_pauses_it_too(
+    run: RunDir, expected: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Disk quota exceeded")]
+
+    def write(*arguments: Any) -> None:
+        if full:
+            raise full.pop()
+        write_metrics(*arguments)
+
+    monkeypatch.setattr("lada.driver.write_metrics", write)
+    monkeypatch.setattr("lada.driver.time.sleep", lambda seconds: None)
+    launcher = drive(run)
+    assert full == []
+    assert launcher.started == EVERY
+    assert run.metrics_csv.read_bytes() == expected
+
+
+def test_too_little_free_space_holds_back_the_next_stage(
+    run: RunDir, expected: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [False, False, *[True] * 50]
+    asked: list[int] = []
+
+    def has_free(folder: Path, count: int) -> bool:
+        asked.append(count)
+        return answers.pop(0)
+
+    monkeypatch.setattr("lada.driver.has_free", has_free)
+    monkeypatch.setattr("lada.driver.time.sleep", lambda seconds: None)
+    Driver(run, ScriptedLauncher(run), poll_seconds=0.0, free_bytes=10**9).drive()
+    assert set(asked) == {10**9}
+    assert len(events(run, "paused")) == 1
+    assert run.metrics_csv.read_bytes() == expected
+
+
+def test_a_driver_that_lost_the_run_starts_nothing_more(run: RunDir) -> None:
+    looks = [None] * 3
+
+    def check() -> None:
+        if not looks:
+            raise BusyError("this driver lost the run")
+        looks.pop()
+
+    launcher = ScriptedLauncher(run)
+    with pytest.raises(BusyError):
+        Driver(run, launcher, poll_seconds=0.0, check=check).drive()
+    assert len(launcher.started) < len(EVERY)
+
+
+def test_a_link_in_the_place_of_an_exchange_folder_leads_nobody_elsewhere(
+    run: RunDir, expected: bytes, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    def plants(run: RunDir, stage: Stage, attempt: str) -> int:
+        commit_stage(run, stage, attempt=attempt)
+        folder = message_dir(run, "client-1", "server", stage.name).parent
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.symlink_to(elsewhere)
+        run.rejected("client-1").symlink_to(elsewhere)
+        return 0
+
+    drive(run, {TARGET: [plants]})
+    assert list(elsewhere.iterdir()) == []
+    assert is_published_whole(run, LEARN)
+    assert any(path.is_symlink() for path in run.rejected("client-1").iterdir())
+    assert run.metrics_csv.read_bytes() == expected
 
 
 # -- commits that are refused
@@ -386,7 +569,7 @@ class TestInProcess:
 
             done: set[str] = set()  # noqa: RUF012
 
-            def start(self, stage: Stage, attempt: str) -> None:
+            def start(self, stage: Stage, attempt: str, change: Change) -> dict[str, Any]:
                 if stage.name == "r02-respond" and str(stage) not in self.done:
                     self.done.add(str(stage))
                     if stage.party == "client-1":
@@ -394,7 +577,7 @@ class TestInProcess:
                     else:
                         path = message_dir(run, "client-1", "server", "r01-learn") / "ids.jsonl"
                     path.write_bytes(path.read_bytes()[:-1])
-                super().start(stage, attempt)
+                return super().start(stage, attempt, change)
 
         Driver(run, Saboteur(run, lambda stage, attempt: Quiet()), poll_seconds=0.0).drive()
         assert len(Saboteur.done) == 2

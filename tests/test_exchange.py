@@ -623,6 +623,22 @@ def test_sweeping_removes_leftovers_of_committed_stages_and_no_live_attempt(run:
     assert not leftover.exists()
 
 
+def test_sweeping_and_withdrawing_do_not_follow_links_that_a_party_planted(run: RunDir) -> None:
+    """A party may write in its folders; a link in their place must not lead to somebody else's commits."""
+    other = commit_and_publish(run, Stage(1, "learn", "server"))
+    mine = run.party("client-1")
+    (mine / ".staging").rename(mine / "away")
+    (mine / ".staging").symlink_to(other.parent)
+    (mine / ".resume").symlink_to(other.parent)
+    (other.parent / "r01-learn.precious").mkdir()
+    sent = message_dir(run, "client-1", "server", "r01-learn").parent
+    shutil.rmtree(sent)
+    sent.symlink_to(other.parent)
+    sweep(run, "client-1")
+    withdraw(run, STAGE)
+    assert other.is_dir() and (other.parent / "r01-learn.precious").is_dir()
+
+
 def test_committed_stages_are_those_with_a_manifest(run: RunDir) -> None:
     (run.party("client-1") / "r01-respond").mkdir()
     rogue = run.party("client-1") / "rogue"

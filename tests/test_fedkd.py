@@ -16,10 +16,11 @@ from lada.generation import generate
 from lada.local import train
 from lada.plan import read_plan
 from lada.records import Response, SampleLog, read_jsonl
-from lada.rundir import RunDir
+from lada.rundir import RunDir, Stage
 from tests.federation import commit, drive, metrics
 from tests.federation import make as make_run
 from tests.one_party import party
+from tests.pauses import check_same_bytes
 from tests.smallest_models import SETTINGS
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("smallest_lab")]
@@ -189,3 +190,10 @@ def test_without_unparsed_texts_only_texts_with_a_letter_are_learnt(tmp_path: Pa
 def test_an_order_without_a_second_learner_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="sequential needs server_update"):
         make(tmp_path, "method.server_update=none", "method.schedule=sequential")
+
+
+def test_a_paused_stage_commits_the_same_bytes(
+    reference: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(1, "learn", "client-1")
+    check_same_bytes(reference, stage, tmp_path, monkeypatch, every=3, inside={"fit", "generate"})

@@ -19,12 +19,13 @@ from lada.methods import fedmkt
 from lada.plan import read_plan
 from lada.records import LETTERS, Letter, Response, parse_jsonl, read_jsonl
 from lada.results import read_metrics
-from lada.rundir import RunDir
+from lada.rundir import RunDir, Stage
 from lada.runs import resolve_run
 from tests import smallest_models as smallest_models_module
 from tests.federation import commit, drive, metrics
 from tests.federation import make as make_run
 from tests.one_party import party
+from tests.pauses import check_same_bytes
 from tests.smallest_models import SETTINGS
 from tests.test_privacy import found_outside, plant
 
@@ -364,3 +365,34 @@ def test_canaries_of_private_questions_stay_with_their_party(mode: str, tmp_path
     drive(run)
     assert canaries and list((run.root / "exchange").rglob("*.safetensors"))
     assert found_outside(run, canaries) == []
+
+
+# -- pauses
+
+
+@pytest.mark.parametrize(
+    ("stage", "every", "inside"),
+    [
+        (Stage(0, "label", SERVER), 5, {"generate", "top_knowledge"}),
+        (Stage(2, "share", "client-1"), 3, {"fit", "top_knowledge"}),
+        (Stage(1, "teach", SERVER), 3, {"fit", "generate", "top_knowledge"}),
+    ],
+    ids=["label", "share", "teach"],
+)
+def test_a_paused_stage_commits_the_same_bytes(
+    stage: Stage,
+    every: int,
+    inside: set[str],
+    tmp_path: Path,
+    paused: RunDir,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    check_same_bytes(paused, stage, tmp_path, monkeypatch, every=every, inside=inside)
+
+
+@pytest.fixture(scope="module")
+def paused(smallest_lab: Path, tmp_path_factory: Any) -> RunDir:
+    """Small groups give many safe points."""
+    small = ("training.{}.micro_tokens=300", "training.{}.batch_size=2")
+    groups = [one.format(kind) for kind in ("local", "client", "server") for one in small]
+    return drive(make(tmp_path_factory.mktemp("paused"), "method.mode=seq", *groups))

@@ -14,6 +14,7 @@ from jobs.launch import Local
 from jobs.stage_job import read_exit, run_command
 from lada.driver import Driver
 from lada.errors import StageError
+from lada.policy import Change
 from lada.rundir import RunDir, Stage
 from tests.federation import drive
 from tests.federation import make as make_run
@@ -49,7 +50,10 @@ def test_a_stage_that_cannot_succeed_stops_the_run_with_its_reason(tmp_path: Pat
 def test_exit_file_holds_code_and_last_words(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import sys; print('first'); print('last words'); sys.exit(5)"]
     assert run_command(command, str(tmp_path / "x.log"), str(tmp_path / "exit.json")) == 5
-    assert read_exit(tmp_path / "exit.json") == (5, "last words")
+    record = read_exit(tmp_path / "exit.json")
+    assert record is not None
+    assert (record.exit_code, record.detail) == (5, "last words")
+    assert record.began <= record.ended
     assert read_exit(tmp_path / "none.json") is None
 
 
@@ -63,7 +67,7 @@ def test_a_job_that_is_killed_counts_as_ended_without_an_exit_code(
     sleeper = [sys.executable, "-c", code, str(pid_file)]
     monkeypatch.setattr("jobs.launch.step_command", lambda *_: sleeper)
     launcher = Local(run, width=1)
-    launcher.start(Stage(0, "prepare", "server"), "01-x")
+    launcher.start(Stage(0, "prepare", "server"), "01-x", Change())
     deadline = time.monotonic() + 60
     while not (pid_file.is_file() and pid_file.read_text()):
         assert time.monotonic() < deadline

@@ -130,3 +130,23 @@ for attempt in range(40):
         subprocess.Popen([sys.executable, "-c", taker, str(path), str(tmp_path)], cwd=ROOT) for _ in range(3)
     ]
     assert [process.wait() for process in takers] == [0, 0, 0]
+
+
+def test_an_owner_elsewhere_that_slurm_knows_to_be_over_is_evicted(tmp_path: Path) -> None:
+    path = tmp_path / "driver.lease"
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "start": "x", "job": "77"}))
+    with pytest.raises(BusyError, match=r"process 1 on elsewhere \(job 77\)"), lease(path):
+        pass
+    with lease(path, gone=lambda owner: owner["job"] == "77"):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+    assert not path.exists()
+
+
+def test_a_driver_that_lost_its_lease_notices(tmp_path: Path) -> None:
+    path = tmp_path / "driver.lease"
+    with lease(path) as check:
+        check()
+        path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "start": "x"}))
+        with pytest.raises(BusyError, match="lost the run"):
+            check()
+    assert path.exists(), "what another driver holds is not removed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -153,3 +154,24 @@ def test_readme_makes_no_claim_without_base_and_self_rationale() -> None:
 def test_ci_calls_the_readme_s_test_command() -> None:
     text = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert re.search(r"^make test$", text, re.MULTILINE) and "set -euo pipefail" in text
+
+
+@pytest.mark.slow
+def test_views_of_a_run(clone: Path) -> None:
+    """Every target that looks at a run, on one that `make run` made; JSON=1 prints one object alone."""
+    (clone / ".venv" / ".ready").touch()  # another test may have locked the versions again
+    assert make(clone, f"run RUNS=looked-at METHOD=standalone {TINY}").returncode == 0
+    for target in ("status", "cost", "gc"):
+        found = json.loads(make(clone, f"{target} RUNS=looked-at JSON=1").stdout)
+        assert Path(found["run_dir"]).parent == clone / "looked-at", target
+        shown = make(clone, f"{target} RUNS=looked-at")
+        assert shown.returncode == 0 and f"-m jobs {target}" in shown.stdout
+    assert json.loads(make(clone, "status RUNS=looked-at JSON=1").stdout)["state"] == "done"
+    assert make(clone, "watch RUNS=looked-at").returncode == 0
+    shown = make(clone, "logs RUNS=looked-at PARTY=client-1 ROUND=0 STEP=prepare").stdout
+    assert "committed" in shown and "test before local training" in shown
+    planned = json.loads(make(clone, f"plan CLUSTER=a800 RUNS=nowhere JSON=1 {TINY}").stdout)
+    assert planned["cluster"] == "a800" and not (clone / "nowhere").exists()
+    doctor = make(clone, "doctor CLUSTER=a800 RUNS=looked-at JSON=1")
+    assert doctor.returncode != 0, "there is no image"
+    assert json.loads(doctor.stdout)["ok"] is False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from lada.errors import BusyError, ExchangeError
 from lada.inbox import Inbox
 from lada.lease import lease
 from lada.plan import read_plan
+from lada.policy import Change
 from lada.records import Response
 from lada.rundir import RunDir, Stage
 from lada.runs import open_run
@@ -89,11 +91,12 @@ class OneAtATime(InProcess):
         super().__init__(run, lambda stage, attempt: Quiet())
         self.run, self.queue, self.broken = run, deque[tuple[Stage, str]](), False
 
-    def start(self, stage: Stage, attempt: str) -> None:
+    def start(self, stage: Stage, attempt: str, change: Change) -> dict[str, Any]:
         if stage == Stage(1, "learn", "client-1") and not self.broken:
             self.queue.appendleft((stage, attempt))
         else:
             self.queue.append((stage, attempt))
+        return {}
 
     def poll(self) -> list[Ended]:
         if not self.queue:
@@ -103,7 +106,7 @@ class OneAtATime(InProcess):
             self.broken = True
             (self.run.commit(Stage(1, "respond", "client-1")) / "manifest.json").unlink()
             return [Ended(stage, 5, "an input is broken", 0.0)]
-        super().start(stage, attempt)
+        super().start(stage, attempt, Change())
         return super().poll()
 
 

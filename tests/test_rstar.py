@@ -15,9 +15,10 @@ from lada.exchange import message_dir
 from lada.methods.rstar import Config
 from lada.payloads import Origin, check_records
 from lada.records import MAX_TRACES, SampleId, SampleLog, Trace, Verdict, read_jsonl
-from lada.rundir import RunDir
+from lada.rundir import RunDir, Stage
 from tests.federation import commit, drive, metrics
 from tests.federation import make as make_run
+from tests.pauses import check_same_bytes
 
 pytestmark = pytest.mark.slow
 SMALL = (
@@ -290,3 +291,25 @@ def test_traces_of_a_message_are_checked() -> None:
     ):
         assert refused(line(**wrong)) == "schema", wrong
     assert refused(line().replace(b"0.5", b"NaN")) == "schema"
+
+
+@pytest.mark.parametrize(
+    ("stage", "every", "inside"),
+    [
+        (Stage(1, "search", "client-1"), 50, {"generate"}),
+        (Stage(1, "verify", SERVER), 20, {"generate"}),
+        (Stage(1, "learn", "client-1"), 20, {"generate"}),
+    ],
+    ids=["search", "verify", "learn"],
+)
+def test_a_paused_stage_commits_the_same_bytes(
+    stage: Stage, every: int, inside: set[str], above: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_same_bytes(above, stage, tmp_path, monkeypatch, every=every, inside=inside)
+
+
+def test_a_paused_client_that_checks_commits_the_same_bytes(
+    reference: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn = Stage(1, "learn", "client-1")
+    check_same_bytes(reference, learn, tmp_path, monkeypatch, every=20, inside={"generate"})

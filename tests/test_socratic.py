@@ -144,7 +144,9 @@ class Scripted:
     def __init__(self, script: dict[str, str]) -> None:
         self.script, self.calls = script, []
 
-    def __call__(self, model: Any, prompts: Sequence[str], options: GenerationOptions) -> list[Generated]:
+    def __call__(
+        self, model: Any, prompts: Sequence[str], options: GenerationOptions, *, resume: None
+    ) -> list[Generated]:
         self.calls.append((list(prompts), options.max_new_tokens))
         said = [self.script[prompt] for prompt in prompts]
         return [Generated(one.removesuffix("…"), 4, not one.endswith("…"), -0.5) for one in said]

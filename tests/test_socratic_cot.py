@@ -18,11 +18,12 @@ from lada.models import LanguageModel
 from lada.party import Party
 from lada.prompts import prompt
 from lada.records import Response, SampleLog, read_jsonl
-from lada.rundir import RunDir
+from lada.rundir import RunDir, Stage
 from lada.socratic import as_dialogue, parse_trace, pieces
 from tests.federation import commit, drive, metrics
 from tests.federation import make as make_run
 from tests.one_party import party
+from tests.pauses import check_same_bytes
 from tests.smallest_models import SETTINGS
 from tests.test_socratic import REAL, TRACE
 
@@ -242,3 +243,22 @@ def test_the_dialogue_s_limits_reach_the_test(unified: RunDir, tmp_path: Path) -
         path = commit(run, 1, "learn", "client-1") / "state" / "test_lengths.json"
         found.append(set(json.loads(path.read_text()).values()))
     assert found == [{12}, {20}]
+
+
+@pytest.mark.parametrize(
+    ("stage", "every", "inside"),
+    [
+        (Stage(0, "decompose", SERVER), 50, {"generate"}),
+        (Stage(1, "learn", "client-1"), 3, {"fit", "generate"}),
+    ],
+    ids=["decompose", "learn"],
+)
+def test_a_paused_stage_commits_the_same_bytes(
+    stage: Stage,
+    every: int,
+    inside: set[str],
+    unified: RunDir,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    check_same_bytes(unified, stage, tmp_path, monkeypatch, every=every, inside=inside)

@@ -17,7 +17,8 @@ from lada.losses import SoftLoss, gathered_log_probs, top_log_probs
 from lada.models import LanguageModel
 from lada.payloads import Origin
 from lada.soft_targets import SoftTargets
-from lada.training import Example, StepLog, Term, fit
+from lada.training import Example, Term, fit
+from lada.training_state import StepLog
 from tests.test_losses import VOCAB, rows
 from tests.tiny_models import EOS, LORA, random_ids, tiny_model
 

@@ -16,7 +16,8 @@ from lada.errors import ModelError
 from lada.forward import cut, forward_log_probs
 from lada.losses import PairLoss
 from lada.models import LanguageModel, state_hash
-from lada.training import Example, StepLog, Term, fit, sequence_log_probs, with_reference
+from lada.training import Example, Hooks, Term, fit, sequence_log_probs, with_reference
+from lada.training_state import StepLog
 
 LOG_2 = math.log(2)
 BOTH = pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
@@ -28,9 +29,9 @@ def options(**changes: Any) -> TrainOptions:
 
 def train(model: LanguageModel, examples: list[Example], **changes: Any) -> list[StepLog]:
     loss = changes.pop("loss", PairLoss())
-    hooks = {key: changes.pop(key) for key in ("keep", "after_step") if key in changes}
+    hooks = Hooks(*(changes.pop(key, None) for key in ("keep", "after_step")))
     rate = changes.pop("learning_rate", 1e-2)
-    return fit(model, examples, options(**changes), loss, learning_rate=rate, seed=5, **hooks)
+    return fit(model, examples, options(**changes), loss, learning_rate=rate, seed=5, hooks=hooks)
 
 
 def log_probs(model: LanguageModel, examples: list[Example], micro_tokens: int = 60) -> list[Any]:

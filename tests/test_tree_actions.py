@@ -102,6 +102,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Script], list[tuple[s
             partials: Sequence[str],
             stops: Sequence[str | None],
             progress: object,
+            resume: object,
         ) -> list[Generated]:
             assert len(set(seed)) == len(seed), "every completion has a seed of its own"
             found = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -25,13 +26,14 @@ from lada.methods import wasp
 from lada.party import MODEL_FILE
 from lada.plan import read_plan
 from lada.records import Item, Question, Response, read_jsonl
-from lada.rundir import RunDir, sha256
+from lada.rundir import RunDir, Stage, sha256
 from lada.stage import InProcess
 from lada.synthetic import Synthetic, synthetic_id
 from lada.voting import noise_sigma
 from tests.federation import Quiet, commit, drive, metrics
 from tests.federation import make as make_run
 from tests.one_party import party
+from tests.pauses import check_same_bytes
 from tests.smallest_models import SETTINGS
 from tests.test_privacy import found_outside, plant
 from tests.test_voting import slow_votes
@@ -436,3 +438,36 @@ def test_the_defaults_are_those_of_the_page() -> None:
     assert (config.temperature, config.top_p, config.max_new_tokens) == (1.0, 0.9, 384)
     assert (config.server_update, config.top_share, config.noise) == ("sft_top_voted", 0.5, "off")
     assert (config.epsilon, config.delta, config.duplicate) == (4.0, 1e-5, 0.95)
+
+
+# -- pauses
+
+
+@pytest.fixture(scope="module")
+def paused(writing_lab: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """Two epochs, so that weights change during training; an embedder that is a model."""
+    more = ("training.client.epochs=2", "method.embedder=hidden", "method.duplicate=1.0")
+    return drive(make(tmp_path_factory.mktemp("paused"), *SHORT, *more))
+
+
+@pytest.mark.parametrize(
+    ("stage", "every", "inside"),
+    [
+        (Stage(1, "write", SERVER), 60, {"generate"}),
+        (Stage(1, "vote", "client-1"), 2, {"prompt_features"}),
+        (Stage(1, "learn", "client-1"), 11, {"fit", "generate"}),
+    ],
+    ids=["write", "vote", "learn"],
+)
+def test_a_paused_stage_commits_the_same_bytes(
+    stage: Stage,
+    every: int,
+    inside: set[str],
+    paused: RunDir,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert len(questions(paused, "r00-write_0")) > 2
+    lines = check_same_bytes(paused, stage, tmp_path, monkeypatch, every=every, inside=inside)
+    judged = [line for line in lines if re.match(r"phase \d+-\d+-1 \(generate\) goes on", line)]
+    assert bool(judged) == (stage.step == "learn"), "samples are judged in a phase inside training"

@@ -43,7 +43,8 @@ from lada.records import Letter, Response, SampleLog, parse_jsonl
 from lada.results import METRICS_FILE, SAMPLES_FILE
 from lada.selection.min_ce import Rule, source_weights
 from lada.shared_texts import SharedTexts, TransferOptions, source_metrics, transfer_metrics
-from lada.training import Example, StepLog
+from lada.training import Example
+from lada.training_state import StepLog
 
 VOTES, TEXTS, KNOWLEDGE = "letters.safetensors", "texts.jsonl", "logits.safetensors"
 OWN_TEXTS, OWN_KNOWLEDGE = "state/shared_texts.jsonl", "state/logits.safetensors"

@@ -240,8 +240,11 @@ def _select(party: Party, model: LanguageModel, allocations: dict[str, Allocatio
     assert isinstance(party.options, Config)
     ids = list(party.public)
     prompts = [party.prompt(party.public[name]) for name in ids]
+    micro_tokens = 2 * party.training(party.role).micro_tokens  # a pass without gradients needs less memory
     with model.merged():
-        features = prompt_features(model, prompts, party.options.features)
+        features = prompt_features(
+            model, prompts, party.options.features, micro_tokens=micro_tokens, resume=party.resume
+        )
     for partner, allocation in allocations.items():
         count = _replayed_count(party, partner, party.round + 1)
         chosen = allocation.choose(features, round=party.round + 1, count=count)

@@ -157,6 +157,7 @@ def find_traces(party: Party) -> tuple[list[Trace], dict[str, float]]:
         party.config.generation,
         template=party.config.template,
         demo=party.demo,
+        resume=party.resume,
     )
     seed = party.seed("search")
     trees = [Tree(Partial(one), derive_seed(seed, one.id)) for one in party.public.values()]
@@ -208,13 +209,13 @@ def judge(party: Party, model: LanguageModel, traces: ByQuestion, name: str) -> 
     return check(
         model,
         traces,
-        party.public,
-        {sample: party.prompt(party.public[sample]) for sample in traces},
+        {one: (party.public[one], party.prompt(party.public[one])) for one in traces},
         _options(party).check,
         generation=party.config.generation,
         template=party.config.template,
         seed=party.seed(f"check/{name}"),
         progress=lambda done, total: tick(done // total, f"{done}/{total}"),
+        resume=party.resume,
     )
 
 
@@ -241,7 +242,9 @@ def prefer(
     examples = make_examples(party, model, pairs, {(pair.id, SERVER): 1.0 for pair in pairs})
     options, chunk = party.training("client"), party.config.numerics.head_chunk
     with model.reference():
-        known = sequence_log_probs(model, examples, micro_tokens=options.micro_tokens, head_chunk=chunk)
+        known = sequence_log_probs(
+            model, examples, micro_tokens=options.micro_tokens, head_chunk=chunk, resume=party.resume
+        )
     examples = with_reference(examples, known)
     loss = PairLoss(kind="preference", beta=_options(party).beta)
     rate = options.learning_rate * options.decay ** (party.round - 1)

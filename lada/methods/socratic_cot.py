@@ -80,6 +80,7 @@ def decompose(party: Party) -> Outbox:
         party.config.generation,
         seed=party.seed("steps"),
         progress=lambda done, total: tick(done, ""),
+        resume=party.resume,
     )
     chosen, outcomes = choose_texts(party, model, plain, dict(zip(party.public, traces, strict=True)))
     outbox.send("all", TEXTS, records_payload(chosen, "responses"))
@@ -186,6 +187,7 @@ def measure_dialogue(party: Party, model: LanguageModel) -> Evaluation:
         party.options.limits,
         template=party.config.template,
         progress=lambda done, total: tick(done, ""),
+        resume=party.resume,
     )
     return judge(items, answers)
 

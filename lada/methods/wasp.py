@@ -242,7 +242,7 @@ def embedder(party: Party) -> Embed:
         # Choice: how rare a word is follows from the public questions, which all parties have.
         return tfidf_embedder([question_text(question) for question in party.public.values()])
     folder = model_folder(party.config)(options.embedder_model)
-    return hidden_embedder(load_model(folder, dtype=party.config.numerics.dtype))
+    return hidden_embedder(load_model(folder, dtype=party.config.numerics.dtype), resume=party.resume)
 
 
 def writer(party: Party) -> Writer:
@@ -259,6 +259,7 @@ def writer(party: Party) -> Writer:
         duplicate=options.duplicate,
         asks=options.asks,
         phase=party.reporter.phase,
+        resume=party.resume,
     )
 
 

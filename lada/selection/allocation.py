@@ -281,6 +281,18 @@ class Allocation:
             self.sample_filter.update(self._tuples(rewards, round))
         return Rewarded(known, gains, rewards)
 
+    def round_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What `after_step` changes, as tensors and JSON values."""
+        changes = self.sample_filter if self.options.filter.online else None
+        return {} if changes is None else changes.state(), {"last_step": self._last_step}
+
+    def load_round_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Put a `round_state` back."""
+        self._last_step = values["last_step"]
+        if tensors:
+            assert self.sample_filter is not None
+            self.sample_filter.load(tensors)
+
     @property
     def _learns(self) -> bool:
         return self.options.select.mode == "filter" and self.selection is not None

@@ -19,6 +19,7 @@ from torch.nn.functional import layer_norm
 
 from lada.config import Options, Positive
 from lada.models import LanguageModel
+from lada.resume import Resume, Saved, begin
 
 Array = NDArray[np.float32]
 TFIDF_SIZE = 512
@@ -42,7 +43,12 @@ class FeatureOptions(Options):
 
 
 def prompt_features(
-    model: LanguageModel, prompts: Sequence[str], options: FeatureOptions, *, micro_tokens: int = 8192
+    model: LanguageModel,
+    prompts: Sequence[str],
+    options: FeatureOptions,
+    *,
+    micro_tokens: int = 8192,
+    resume: Resume | None = None,
 ) -> Array:
     """Features of prompts, float32 [N, num_layers * H] (or [N, 512] for ``tfidf``), rows as ``prompts``.
 
@@ -52,23 +58,31 @@ def prompt_features(
 
     Args:
         micro_tokens: most padded tokens of one forward pass.
+        resume: may pause this after any pass and go on there.
     """
     if options.encoder == "tfidf":
         return _tfidf(prompts)
     rows = [model.prompt_ids(prompt) for prompt in prompts]
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), prompts[i]))
-    pooled: list[Tensor] = [torch.empty(0)] * len(rows)
+    phase = begin(resume, "prompt_features", prompts, options, micro_tokens)
+    saved = phase.result or phase.point
+    pooled: list[Tensor] = [] if saved is None else list(saved.tensors["pooled"])
+
+    def state() -> Saved:
+        return Saved({"pooled": torch.stack(pooled)}, None)
+
     was_training = model.network.training
     model.network.eval()
     try:
         with torch.no_grad():
-            for batch in _micro_batches(order, rows, micro_tokens):
-                found = _pooled(model, [rows[i] for i in batch], options.num_layers)
-                for i, row in zip(batch, found, strict=True):
-                    pooled[i] = row
+            for batch in _micro_batches(order[len(pooled) :], rows, micro_tokens):
+                pooled.extend(_pooled(model, [rows[i] for i in batch], options.num_layers))
+                phase.safe_point(state)
     finally:
         model.network.train(was_training)
-    return np.asarray(torch.stack(pooled).numpy(), dtype=np.float32)
+    phase.finish(state)
+    found = dict(zip(order, pooled, strict=True))
+    return np.asarray(torch.stack([found[i] for i in range(len(rows))]).numpy(), dtype=np.float32)
 
 
 def _pooled(model: LanguageModel, rows: Sequence[Sequence[int]], num_layers: int) -> Tensor:

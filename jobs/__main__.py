@@ -1,0 +1,41 @@
+"""`python -m jobs …`: what a person does on a cluster; the Makefile's targets call it.
+
+Exit codes: 0 done, 1 anything unforeseen, 2-9 as `python -m lada`, 13 Slurm is not there or refused,
+14 `doctor` found something broken, 85 the driver's time limit came and it could not requeue itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from lada.errors import LadaError
+
+COMMANDS = ("submit", "driver_job", "plan_view", "status", "watch", "logs", "cost", "gc", "doctor")
+"""Modules of jobs/ that plug in commands."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns an exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name in COMMANDS:
+        importlib.import_module(f"jobs.{name}").add_parser(commands)
+    options = parser.parse_args(arguments)
+    try:
+        code: int = options.command(options)
+    except LadaError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it was", file=sys.stderr)
+        return 130
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

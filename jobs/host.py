@@ -1,0 +1,92 @@
+"""Commands of lada in the image, where torch is, on the host's behalf; what the host knows of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs.cluster import ROOT, Cluster
+from jobs.container import container_argv, container_environment, host_binds
+from jobs.image import image_digest, make_image
+from lada.errors import ConfigError, LadaError
+from lada.provenance import check_host, host_facts
+from lada.rundir import RunDir
+
+
+class CommandError(LadaError):
+    """A command in the image failed; it has said why itself."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"the command ended with exit code {exit_code}")
+        self.exit_code = exit_code
+
+
+def lada_command(
+    cluster: Cluster, arguments: Sequence[str], *, runs: Path, files: Sequence[Path] = ()
+) -> tuple[list[str], dict[str, str]]:
+    """A trusted ``python -m lada`` command in the image, and its whole environment.
+
+    Args:
+        runs: folder that it may write.
+        files: further files that it reads.
+
+    Raises:
+        ConfigError: when there is no image.
+    """
+    need_image(cluster)
+    runs.mkdir(parents=True, exist_ok=True)
+    binds = host_binds(cluster, runs.resolve(), files=files)
+    argv = container_argv(cluster, binds, ["python", "-m", "lada", *arguments], pwd=ROOT)
+    return argv, container_environment(cluster, threads=None, job=os.environ)
+
+
+def run_lada(cluster: Cluster, arguments: Sequence[str], *, runs: Path, files: Sequence[Path] = ()) -> str:
+    """Run such a command; returns what it printed. Its remarks go to stderr.
+
+    Raises:
+        CommandError: when it failed, with its exit code.
+    """
+    argv, environment = lada_command(cluster, arguments, runs=runs, files=files)
+    done = subprocess.run(argv, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise CommandError(done.returncode)
+    return done.stdout
+
+
+def need_image(cluster: Cluster) -> None:
+    """Refuse where the image is not there.
+
+    Raises:
+        ConfigError: with what to do.
+    """
+    if not cluster.image_path.is_file():
+        raise ConfigError(f"no image {cluster.image_path}; `make image CLUSTER={cluster.name}` builds it")
+
+
+def ensure_image(cluster: Cluster) -> None:
+    """Build the image where it is absent and its base lies on this host; else say how to build it.
+
+    Raises:
+        ConfigError: with what to do.
+    """
+    if not cluster.image_path.is_file() and cluster.base_image is not None:
+        make_image(cluster, report=lambda line: print(line, flush=True))
+    need_image(cluster)
+
+
+def facts(cluster: Cluster) -> str:
+    """What the host knows of a run's making, as JSON: the image has no git, and not its own digest."""
+    return json.dumps({**host_facts(), "image": image_digest(cluster.image_path)})
+
+
+def check_unchanged(run: RunDir, cluster: Cluster) -> None:
+    """Refuse to go on with code, an image or a run.yaml that the run did not begin with.
+
+    Raises:
+        ChangedError: naming what changed.
+    """
+    need_image(cluster)
+    check_host(run, image_digest(cluster.image_path))
