@@ -3,7 +3,7 @@
 # What a run is:  SCENARIO=1|2|3|4|one-client|five-clients|<file.yaml>  METHOD=lada|standalone|…
 #                 DATASET=lab-math|lab-cot|mathinstruct|cot-collection|aqua-rat  DATA=<file>
 #                 SHOTS=0|1  SEED=0  SIZE=tiny|quick|paper  SET="a.b=c d=e"  LAUNCHER=inprocess|local
-#                 AMEND=1 (go on with changed code)  FRESH=1 (set the old run aside)  RUNS=<folder>
+#                 AMEND=1 (go on although code or run.yaml changed)  FRESH=1 (set the old run aside)  RUNS=<folder>
 
 SCENARIO ?= 1
 METHOD ?= lada

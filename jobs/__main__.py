@@ -11,7 +11,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from lada.errors import LadaError
+from lada.errors import exit_code
 
 COMMANDS = ("submit", "driver_job", "plan_view", "status", "watch", "logs", "cost", "gc", "doctor")
 """Modules of jobs/ that plug in commands."""
@@ -26,15 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in COMMANDS:
         importlib.import_module(f"jobs.{name}").add_parser(commands)
     options = parser.parse_args(arguments)
-    try:
-        code: int = options.command(options)
-    except LadaError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it was", file=sys.stderr)
-        return 130
-    return code
+    return exit_code(lambda: options.command(options))
 
 
 if __name__ == "__main__":

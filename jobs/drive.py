@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jobs.launch import Local
 from lada.driver import Driver
-from lada.errors import LadaError
+from lada.errors import exit_code
 from lada.lease import lease
 from lada.rundir import RunDir
 
@@ -31,15 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return made.returncode
     run = RunDir(Path(made.stdout.strip().splitlines()[-1]))
     print(f"Run folder: {run.root}", flush=True)
-    try:
-        with lease(run.lease):
-            worked = _drive(run, options.width)
-    except LadaError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it was", file=sys.stderr)
-        return 130
+    return exit_code(lambda: _drive_and_show(run, options.width))
+
+
+def _drive_and_show(run: RunDir, width: int | None) -> int:
+    with lease(run.lease):
+        worked = _drive(run, width)
     shown = subprocess.run([sys.executable, "-m", "lada", "show", str(run.root)], check=False)
     if not worked:
         print("Nothing is left to do: every stage of this run is committed.")

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lada.errors import LadaError
+from lada.errors import exit_code
 
 # Everything else is imported by the commands: a stage must heed warnings before torch takes its seconds.
 if TYPE_CHECKING:
@@ -36,24 +36,7 @@ FACTS = "JSON of what the host knows, where this runs in an image: its digest, g
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code that README lists."""
     options = _parser().parse_args(arguments)
-    try:
-        code: int = options.command(options)
-    except LadaError as error:
-        _last_words(f"{type(error).__name__}: {error}")
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it was", file=sys.stderr)
-        return 130
-    return code
-
-
-def _last_words(text: str) -> None:
-    """Say why the process ends; a full disk must change neither that nor the exit code."""
-    for stream, words in ((sys.stdout, ""), (sys.stderr, f"{text}\n")):
-        try:
-            print(words, end="", file=stream, flush=True)
-        except OSError:  # what is left in the buffer would fail again at the interpreter's end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return exit_code(lambda: options.command(options))
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -148,13 +131,13 @@ def _step(options: argparse.Namespace) -> int:
     with _heeding_warnings() as warned:
         from lada.plan import read_plan
         from lada.progress import StageReporter, stream_log
-        from lada.provenance import check_code
+        from lada.provenance import check_stage
         from lada.rundir import RunDir
         from lada.stage import run_stage
 
         run = RunDir(Path(options.run))
         stage = read_plan(run).find(options.party, options.stage)
-        check_code(run)
+        check_stage(run)
         log = stream_log(sys.stdout)
         first = run_stage(
             run,
@@ -279,7 +262,9 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="a.b=c",
         help="override values, several in one string are split like a shell does",
     )
-    parser.add_argument("--amend", action="store_true", help="go on although code or packages changed")
+    parser.add_argument(
+        "--amend", action="store_true", help="go on although code, packages, image or run.yaml changed"
+    )
     parser.add_argument("--facts", help=FACTS)
     parser.add_argument("--fresh", action="store_true", help="set an existing run aside and start anew")
 

@@ -28,8 +28,9 @@ from lada.exchange import (
 from lada.ledger import Ledger
 from lada.plan import Plan, read_plan
 from lada.policy import Cause, Change, Decision, Failure, cause_of_exit, change_after, decide
+from lada.provenance import run_hashes
 from lada.results import write_metrics
-from lada.rundir import RunDir, Stage, sha256
+from lada.rundir import RunDir, Stage
 from lada.space import STUTTERS, can_write, has_free, is_full
 
 MAX_STUTTERS = 20
@@ -284,7 +285,7 @@ class Driver:
             self.run,
             self.plan.before(stage),
             limits=self.config.exchange,
-            run_hash=sha256(self.run.run_yaml.read_bytes()),
+            run_hashes=run_hashes(self.run),
         )
         return [question.id for question in found]
 
@@ -305,11 +306,14 @@ class Driver:
         """Pause until the run's disk has room; stages that run go on running."""
         self.report(f"paused: {reason}. Free space on {self.run.root}; the run then goes on by itself")
         self._note("paused", reason=reason[-2000:])
+        began = time.monotonic()
         while not (has_free(self.run.root, self.free_bytes) and can_write(self.run.root)):
             self.check()
             time.sleep(max(1.0, self.poll_seconds))
-        self._note("went-on")
-        self.report("there is space again: going on")
+        paused = time.monotonic() - began
+        self._note("went-on", paused=round(paused, 1))
+        # What was said and noted when the pause began may have found no room on this very disk.
+        self.report(f"there is space again: going on, paused for {paused:.0f} s")
 
     def _note(self, event: str, **fields: Any) -> None:
         """Write to the ledger if that is possible: it may be the ledger's disk that is full."""

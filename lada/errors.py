@@ -20,6 +20,10 @@ A user's mistake raises one of these; a broken invariant of ours is an ``assert`
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable
+
 
 class LadaError(Exception):
     """Base of all errors raised on purpose; ``exit_code`` is what a process ends with."""
@@ -116,6 +120,27 @@ class Paused(LadaError):
     """A stage that was warned has saved a resume point; its next attempt goes on from there."""
 
     exit_code = 85
+
+
+def exit_code(command: Callable[[], int]) -> int:
+    """Call a command; what it raised on purpose becomes a line on stderr and an exit code."""
+    try:
+        return command()
+    except LadaError as error:
+        _last_words(f"{type(error).__name__}: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        _last_words("interrupted; the same command goes on where it was")
+        return 130
+
+
+def _last_words(text: str) -> None:
+    """Say why the process ends; a full disk must change neither that nor the exit code."""
+    for stream, words in ((sys.stdout, ""), (sys.stderr, f"{text}\n")):
+        try:
+            print(words, end="", file=stream, flush=True)
+        except OSError:  # what is left in the buffer would fail again at the interpreter's end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 NOT_RETRIED = frozenset({2, 3, 4, 6, 8})

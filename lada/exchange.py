@@ -19,6 +19,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
+from lada import provenance
 from lada.config import SERVER, ExchangeOptions
 from lada.errors import ExchangeError
 from lada.faults import crash_point
@@ -135,7 +136,7 @@ class Manifest(Record):
     """Table of contents of a commit (``recipient`` None) or of a message.
 
     Attributes:
-        run_hash: sha256 of run.yaml.
+        run_hash: sha256 of run.yaml as it was for this stage.
         inputs: message -> sha256 of its manifest, for everything that the stage read.
     """
 
@@ -372,7 +373,13 @@ class Message:
 
 
 def read_message(
-    run: RunDir, sender: str, recipient: str, stage: str, *, limits: ExchangeOptions, run_hash: str
+    run: RunDir,
+    sender: str,
+    recipient: str,
+    stage: str,
+    *,
+    limits: ExchangeOptions,
+    run_hashes: Collection[str],
 ) -> Message:
     """Open and verify a published message.
 
@@ -380,7 +387,7 @@ def read_message(
         ExchangeError: naming party, stage, file and check.
     """
     folder = message_dir(run, sender, recipient, stage)
-    manifest, contents = _read_folder(folder, sender, stage, limits=limits, run_hash=run_hash)
+    manifest, contents = _read_folder(folder, sender, stage, limits=limits, run_hashes=run_hashes)
     if manifest.recipient != recipient:
         origin = Origin(sender, stage, MANIFEST)
         raise origin.error("recipient", f"addressed to {manifest.recipient}, found at {recipient}")
@@ -415,7 +422,7 @@ def message_questions(message: Message, *, limits: ExchangeOptions, first: int) 
 
 
 def published_questions(
-    run: RunDir, stages: Iterable[str], *, limits: ExchangeOptions, run_hash: str
+    run: RunDir, stages: Iterable[str], *, limits: ExchangeOptions, run_hashes: Collection[str]
 ) -> list[Synthetic]:
     """All synthetic questions that the server published in the given stages, in the order of publication.
 
@@ -430,7 +437,7 @@ def published_questions(
     """
     found: list[Synthetic] = []
     for stage in question_messages(run, stages):
-        message = read_message(run, SERVER, ALL, stage, limits=limits, run_hash=run_hash)
+        message = read_message(run, SERVER, ALL, stage, limits=limits, run_hashes=run_hashes)
         found += message_questions(message, limits=limits, first=len(found))
     return found
 
@@ -465,16 +472,16 @@ def check_commit(
     Raises:
         ExchangeError: the commit must be rejected and the stage run again.
     """
-    run_hash = sha256(run.run_yaml.read_bytes())
+    run_hashes = provenance.run_hashes(run)
     folder = run.commit(stage)
-    manifest, contents = _read_folder(folder, stage.party, stage.name, limits=limits, run_hash=run_hash)
+    manifest, contents = _read_folder(folder, stage.party, stage.name, limits=limits, run_hashes=run_hashes)
     legal = Legal(public_ids, synthetic_ids)
     for entry in manifest.files:
         origin = Origin(stage.party, stage.name, entry.path)
         check = _check_public if entry.path.startswith("public/") else _check_private
         check(entry, contents[entry.path], origin, limits, legal, adapter_schema)
     for recipient in sorted(_recipients(manifest)):
-        _check_message(folder, stage, recipient, limits=limits, run_hash=run_hash)
+        _check_message(folder, stage, recipient, limits=limits, run_hashes=run_hashes)
     return manifest
 
 
@@ -547,11 +554,11 @@ def _recipients(manifest: Manifest) -> set[str]:
 
 
 def _check_message(
-    folder: Path, stage: Stage, recipient: str, *, limits: ExchangeOptions, run_hash: str
+    folder: Path, stage: Stage, recipient: str, *, limits: ExchangeOptions, run_hashes: Collection[str]
 ) -> None:
     """A message inside a commit must be whole and addressed to its folder."""
     message, _ = _read_folder(
-        folder / "public" / recipient, stage.party, stage.name, limits=limits, run_hash=run_hash
+        folder / "public" / recipient, stage.party, stage.name, limits=limits, run_hashes=run_hashes
     )
     origin = Origin(stage.party, stage.name, f"public/{recipient}/{MANIFEST}")
     if message.recipient != recipient:
@@ -650,19 +657,19 @@ def sweep(run: RunDir, party: str) -> None:
 
 
 def _read_folder(
-    folder: Path, party: str, stage: str, *, limits: ExchangeOptions, run_hash: str
+    folder: Path, party: str, stage: str, *, limits: ExchangeOptions, run_hashes: Collection[str]
 ) -> tuple[Manifest, dict[str, bytes]]:
     origin = Origin(party, stage, MANIFEST)
     if folder.is_symlink():
         raise origin.error("file-type", "the folder is a link")
     manifest = read_manifest(folder, party, stage)
     for check, found, expected in (
-        ("party", manifest.party, party),
-        ("stage", manifest.stage, stage),
-        ("run-hash", manifest.run_hash, run_hash),
+        ("party", manifest.party, [party]),
+        ("stage", manifest.stage, [stage]),
+        ("run-hash", manifest.run_hash, run_hashes),
     ):
-        if found != expected:
-            raise origin.error(check, f"manifest says '{found}', expected '{expected}'")
+        if found not in expected:
+            raise origin.error(check, f"manifest says '{found}', expected {' or '.join(sorted(expected))}")
     listed = {MANIFEST, *(entry.path for entry in manifest.files)}
     listed |= {f"public/{recipient}/{MANIFEST}" for recipient in _recipients(manifest)}
     found_files = _walk(folder, party, stage)

@@ -21,8 +21,9 @@ from lada.exchange import (
 )
 from lada.payloads import Origin, check_logits
 from lada.plan import Plan
+from lada.provenance import run_hashes
 from lada.records import Record
-from lada.rundir import RunDir, Stage, sha256
+from lada.rundir import RunDir, Stage
 from lada.synthetic import QUESTIONS, VOTE_KEYS, VOTES, Synthetic, read_votes
 
 R = TypeVar("R", bound=Record)
@@ -37,7 +38,7 @@ class Inbox:
 
     def __init__(self, run: RunDir, config: RunConfig, plan: Plan, stage: Stage) -> None:
         self._run, self._limits = run, config.exchange
-        self._hash = sha256(run.run_yaml.read_bytes())
+        self._hashes = run_hashes(run)
         self._stage, self._earlier = stage, list(reversed(plan.before(stage)))
         self._takes_part = {(step.name, role) for step in plan.steps for role in step.roles}
         self._open: dict[tuple[str, str, str], Message] = {}
@@ -138,7 +139,7 @@ class Inbox:
         if key not in self._open:
             sender, address, stage = key
             message = read_message(
-                self._run, sender, address, stage, limits=self._limits, run_hash=self._hash
+                self._run, sender, address, stage, limits=self._limits, run_hashes=self._hashes
             )
             self._open[key] = message
             self.read[message.name] = message.digest

@@ -9,17 +9,32 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from lada.config import read_run
+from lada.config import ORACLE, nested, parse_yaml
 from lada.errors import ChangedError
-from lada.rundir import RunDir, dump_json, write_atomic
+from lada.rundir import RunDir, dump_json, sha256, write_atomic
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("numpy", "peft", "pydantic", "safetensors", "scikit-learn", "tokenizers", "torch", "transformers")
+FIXED = (
+    "scenario",
+    "tier",
+    "size",
+    "dataset",
+    "shots",
+    "seed",
+    "rounds",
+    "template",
+    "parties",
+    "data",
+    "lora",
+    "method.name",
+)
+"""Keys of run.yaml that a run's data, plan and adapters are made of: no run goes on with other ones."""
 
 
 def code_hash() -> str:
@@ -47,10 +62,13 @@ def host_facts() -> dict[str, Any]:
     }
 
 
-def collect(weights: Mapping[str, str], facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def collect(
+    run_yaml: str, weights: Mapping[str, str], facts: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Everything that provenance.json states.
 
     Args:
+        run_yaml: content of run.yaml.
         weights: model id -> sha256 of its weights.
         facts: of the host, `host_facts` and ``image`` (digest), where this process runs in an image.
     """
@@ -59,10 +77,19 @@ def collect(weights: Mapping[str, str], facts: Mapping[str, Any] | None = None) 
         "image": None,
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "weights": dict(weights),
+        "run_yaml": sha256(run_yaml.encode()),
+        "config": parse_yaml(run_yaml, "run.yaml"),
         "python": platform.python_version(),
         "machine": platform.machine(),
         **(host_facts() if facts is None else facts),
     }
+
+
+def run_hashes(run: RunDir) -> frozenset[str]:
+    """sha256 of run.yaml and of what it was amended from: a commit of this run carries one of them."""
+    then = _read(run)
+    recorded = [one["run_yaml"] for one in (then, *then.get("amended_from", [])) if "run_yaml" in one]
+    return frozenset([_run_hash(run), *recorded])
 
 
 def check(run: RunDir, now: Mapping[str, Any], *, amend: bool, finished: bool) -> str | None:
@@ -72,19 +99,26 @@ def check(run: RunDir, now: Mapping[str, Any], *, amend: bool, finished: bool) -
         A remark for a person when a finished run was made with something else; None when all is the same.
 
     Raises:
-        ChangedError: for an unfinished run, unless ``amend``; names what changed and what to do.
+        ChangedError: for an unfinished run, unless ``amend``; names what changed and what to do. Also with
+            ``amend`` when run.yaml now asks for other data, parties or rounds than the run's folder has.
     """
-    then = json.loads(run.provenance_json.read_text(encoding="utf-8"))
+    then = _read(run)
     changed = [
         f"{key}: {_short(then.get(key))} -> {_short(now[key])}"
         for key in ("code", "packages", "weights", "image")
         if then.get(key) != now[key]
     ]
+    edited = then["run_yaml"] != now["run_yaml"]
+    edits = dict(_differences(then["config"], now["config"]))
+    if edited:
+        changed.append(f"{run.run_yaml} was edited: {', '.join(edits.values()) or 'only its spelling'}")
     if not changed:
         return None
     listed = "; ".join(changed)
     if finished:
         return f"this run was made with something else ({listed}); FRESH=1 makes it anew"
+    if any(key.startswith(FIXED) for key in edits) or _given(then["config"]) != _given(now["config"]):
+        raise ChangedError(f"{listed}: the run's folder is made of that. Put it back, or FRESH=1 starts anew")
     if not amend:
         raise ChangedError(
             f"{run.root.name} began with something else ({listed}). "
@@ -104,34 +138,56 @@ def check_host(run: RunDir, image: str | None) -> None:
     Raises:
         ChangedError: naming what changed.
     """
-    check_code(run)
-    then = json.loads(run.provenance_json.read_text(encoding="utf-8")).get("image")
+    check_stage(run)
+    then = _read(run).get("image")
     if then != image:
         raise ChangedError(
             f"{run.root.name} is made with image {_short(then)}, this is image {_short(image)}. "
             "AMEND=1 goes on all the same, FRESH=1 starts anew"
         )
-    config = read_run(run.root)
-    if config.run_id != run.root.name:
-        raise ChangedError(
-            f"{run.run_yaml} was edited: it is the configuration of {config.run_id}. FRESH=1 starts anew"
-        )
 
 
-def check_code(run: RunDir) -> None:
-    """Refuse to compute a stage with other code than the run has; does nothing where that is not recorded.
+def check_stage(run: RunDir) -> None:
+    """Refuse to compute a stage with other code or another run.yaml than the run has.
+
+    Does nothing where that is not recorded.
 
     Raises:
         ChangedError: naming both hashes.
     """
+    then = _read(run)
+    for what, key, now in (("code", "code", code_hash()), ("run.yaml", "run_yaml", _run_hash(run))):
+        if then.get(key, now) != now:
+            raise ChangedError(
+                f"{run.root.name} is made with {what} {_short(then[key])}, this is {what} {_short(now)}. "
+                "Put the former back, or go on with this one by starting the run with AMEND=1"
+            )
+
+
+def _read(run: RunDir) -> dict[str, Any]:
     if not run.provenance_json.is_file():
-        return
-    then, now = json.loads(run.provenance_json.read_text(encoding="utf-8"))["code"], code_hash()
-    if then != now:
-        raise ChangedError(
-            f"{run.root.name} is made with code {_short(then)}, this is code {_short(now)}. "
-            "Run the stage with the former, or go on with this one by starting the run with AMEND=1"
-        )
+        return {}
+    found: dict[str, Any] = json.loads(run.provenance_json.read_text(encoding="utf-8"))
+    return found
+
+
+def _run_hash(run: RunDir) -> str:
+    return sha256(run.run_yaml.read_bytes())
+
+
+def _given(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What the parties' folders hold for the method's sake: a replayed selection, opened answers."""
+    options = nested(config["method"])
+    return [(key, value) for key, value in options if key == "replay" or value == ORACLE]
+
+
+def _differences(then: Any, now: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted key and a line for each value that differs."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        for name in sorted({*then, *now}):
+            yield from _differences(then.get(name), now.get(name), f"{key}.{name}" if key else name)
+    elif then != now:
+        yield key, f"{key} {json.dumps(then)} -> {json.dumps(now)}"
 
 
 def _short(value: Any) -> str:

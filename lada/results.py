@@ -50,7 +50,7 @@ def write_metrics(run: RunDir, config: RunConfig, plan: Plan) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     head = (
-        config.run_id,
+        plan.run_id,
         config.tier,
         config.scenario,
         config.dataset.name,

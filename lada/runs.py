@@ -53,7 +53,7 @@ def open_run(
 
     Raises:
         ConfigError, DataError: the request cannot be served.
-        ChangedError: the run began with other code, packages or weights, or its run.yaml was edited.
+        ChangedError: the run began with other code, packages, weights, image or run.yaml.
     """
     config = resolve_run(found)
     run = RunDir(runs / config.run_id)
@@ -61,11 +61,7 @@ def open_run(
         with lease(run.lease):  # not under the feet of a driver that is at work
             set_aside(run.root)
     if not run.run_yaml.is_file():
-        return run, _create(run, config, provenance.collect(_weights(config), facts))
-    if read_run(run.root) != config:
-        raise ChangedError(
-            f"{run.run_yaml} was edited: it is not what the run began with. FRESH=1 starts anew"
-        )
+        return run, _create(run, config, provenance.collect(dump_run(config), _weights(config), facts))
     return run, check_run(run, amend=amend, facts=facts)
 
 
@@ -76,14 +72,12 @@ def check_run(run: RunDir, *, amend: bool = False, facts: Mapping[str, Any] | No
         Remarks for a person.
 
     Raises:
-        ChangedError: it began with other code, packages, weights or image, or its run.yaml was edited.
+        ChangedError: it began with other code, packages, weights, image or run.yaml.
     """
     config, plan = read_run(run.root), read_plan(run)
-    if config.run_id != run.root.name:
-        raise ChangedError(
-            f"{run.run_yaml} was edited: it is the configuration of {config.run_id}. FRESH=1 starts anew"
-        )
-    now = provenance.collect(_weights(config), facts)
+    if make_plan(config, load_method(config.method)).steps != plan.steps:
+        raise ChangedError(f"{run.run_yaml} was edited: its steps are not the plan's. FRESH=1 starts anew")
+    now = provenance.collect(run.run_yaml.read_text(encoding="utf-8"), _weights(config), facts)
     finished = next(plan.pending(run.is_committed), None) is None
     remark = provenance.check(run, now, amend=amend, finished=finished)
     return [remark] if remark else []

@@ -73,7 +73,7 @@ def run_stage(
             resume=Resume(run, stage, attempt=attempt, earlier=earlier, warned=warned, log=log),
         )
         outbox = method.step(stage.step).function("server" if party.role == "server" else "client")(party)
-        first = _commit(run, stage, outbox, attempt=attempt, run_id=config.run_id, inputs=party.inbox.read)
+        first = _commit(run, stage, outbox, attempt=attempt, run_id=plan.run_id, inputs=party.inbox.read)
         publish(run, stage)
     shutil.rmtree(run.resume(stage), ignore_errors=True)
     return first

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lada.config import layers, resolve
-from lada.errors import ConfigError
+from lada.errors import ChangedError, ConfigError
 from lada.method import method_names
 from lada.plan import read_plan
 from lada.records import SampleId, SampleLog, read_jsonl
@@ -16,7 +16,7 @@ from lada.replay import find_replayed
 from lada.report.study import arm_name
 from lada.results import read_metrics
 from lada.rundir import RunDir, Stage
-from lada.runs import resolve_run
+from lada.runs import check_run, resolve_run
 from lada.selection.allocation import Allocation, AllocationOptions
 from lada.selection.select import SelectOptions, select
 from lada.stage import run_stage
@@ -136,6 +136,25 @@ def test_with_the_oracle_every_party_holds_the_answers(tmp_path: Path) -> None:
     run = make(tmp_path, ORACLE)
     expected = {item.id: item.answer for item in run.sealed_items()}
     assert party(run, "server").answers == party(run, "client-1").answers == expected
+
+
+@pytest.mark.usefixtures("smallest_lab")
+@pytest.mark.parametrize(
+    ("old", "new", "legal"),
+    [("mode: filter", "mode: oracle", False), ("mode: filter", "mode: random", True)],
+)
+def test_a_run_that_began_without_the_answers_cannot_be_amended_to_read_them(
+    old: str, new: str, legal: bool, tmp_path: Path
+) -> None:
+    run = make(tmp_path)
+    text = run.run_yaml.read_text()
+    assert text.count(old) == 1
+    run.run_yaml.write_text(text.replace(old, new))
+    if legal:
+        assert "mode" in check_run(run, amend=True)[0]
+        return
+    with pytest.raises(ChangedError, match=r'method.select.mode "filter" -> "oracle".*FRESH=1'):
+        check_run(run, amend=True)
 
 
 @pytest.mark.slow

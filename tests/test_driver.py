@@ -470,9 +470,9 @@ def test_a_message_that_broke_after_publication_is_restored_from_the_commit(
 
     def reads(run: RunDir, stage: Stage, attempt: str) -> int:
         try:
-            run_hash = sha256(run.run_yaml.read_bytes())
+            run_hashes = {sha256(run.run_yaml.read_bytes())}
             read_message(
-                run, "client-1", "server", "r01-respond", limits=ExchangeOptions(), run_hash=run_hash
+                run, "client-1", "server", "r01-respond", limits=ExchangeOptions(), run_hashes=run_hashes
             )
         except ExchangeError as error:
             seen.append(error.check)

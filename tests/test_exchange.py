@@ -61,8 +61,8 @@ def check(run: RunDir, stage: Stage = STAGE, limits: ExchangeOptions = LIMITS) -
 
 
 def read(run: RunDir, recipient: str = "server", stage: Stage = STAGE):  # type: ignore[no-untyped-def]
-    run_hash = sha256(run.run_yaml.read_bytes())
-    return read_message(run, stage.party, recipient, stage.name, limits=LIMITS, run_hash=run_hash)
+    run_hashes = {sha256(run.run_yaml.read_bytes())}
+    return read_message(run, stage.party, recipient, stage.name, limits=LIMITS, run_hashes=run_hashes)
 
 
 def refused(function: Callable[[], object], check_name: str, file: str, stage: Stage = STAGE) -> str:

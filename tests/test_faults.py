@@ -11,6 +11,7 @@ import pytest
 
 from lada.errors import BusyError, ChangedError, ConfigError
 from lada.faults import POINTS, crash_point
+from lada.results import read_metrics
 from lada.rundir import RunDir
 from tests.smallest_models import SETTINGS
 from tests.warm import Warm
@@ -102,9 +103,13 @@ def test_killed_again_and_again_at_any_time(
     reference, seconds = undisturbed
     draw, codes = random.Random(0), []
     for _ in range(8):
-        codes.append(warm.run(command(tmp_path), kill_after=seconds * draw.uniform(0.1, 0.6)).code)
+        codes.append(warm.run(command(tmp_path), kill_after=seconds * draw.uniform(0.05, 0.4)).code)
+        if codes[-1] == 0:  # the machine was slower when the time was taken
+            shutil.rmtree(tmp_path)
+            tmp_path.mkdir()
+            seconds /= 2
     assert set(codes) <= {-9, 0}
-    assert codes[0] == -9
+    assert -9 in codes
     last = warm.run(command(tmp_path))
     assert last.code == 0, last.output
     assert results(only(tmp_path)) == results(reference)
@@ -147,14 +152,37 @@ def test_a_run_whose_code_changed_goes_on_only_if_asked(
 def test_an_edited_run_yaml_is_refused_and_fresh_starts_anew(
     half: RunDir, warm: Warm, undisturbed: tuple[RunDir, float]
 ) -> None:
-    half.run_yaml.write_text(half.run_yaml.read_text().replace("batch_size: 8", "batch_size: 4"))
+    half.run_yaml.write_text(half.run_yaml.read_text().replace("weight_decay: 0.0", "weight_decay: 0.5"))
     refused = warm.run(command(half.root.parent))
     assert refused.code == ChangedError.exit_code
-    assert f"{half.run_yaml} was edited" in refused.output
+    assert f"{half.run_yaml} was edited: training.client.weight_decay 0.0 -> 0.5" in refused.output
+    assert "AMEND=1" in refused.output
     fresh = warm.run(command(half.root.parent, "--fresh"))
     assert fresh.code == 0, fresh.output
     assert half.root.with_name(f"{half.root.name}.old-1").is_dir()
     assert results(half) == results(undisturbed[0])
+
+
+def test_an_edited_run_yaml_holds_for_what_is_still_to_do_when_somebody_insists(
+    half: RunDir, warm: Warm, undisturbed: tuple[RunDir, float]
+) -> None:
+    done = {path: path.read_bytes() for path in half.root.glob("parties/*/r*/manifest.json")}
+    assert done
+    half.run_yaml.write_text(half.run_yaml.read_text().replace("weight_decay: 0.0", "weight_decay: 0.5"))
+    amended = warm.run(command(half.root.parent, "--amend"))
+    assert amended.code == 0, amended.output
+    assert f"{half.run_yaml} was edited: training.client.weight_decay" in amended.output
+    assert all(path.read_bytes() == content for path, content in done.items())
+    assert half.metrics_csv.read_bytes() != undisturbed[0].metrics_csv.read_bytes()
+    identities = {row["run_id"] for row in read_metrics(half.metrics_csv)}
+    assert identities == {half.root.name}, "it is still the same run"
+
+
+def test_an_edit_of_what_the_folder_is_made_of_cannot_be_insisted_on(half: RunDir, warm: Warm) -> None:
+    half.run_yaml.write_text(half.run_yaml.read_text().replace("num_train: ", "num_train: 1"))
+    refused = warm.run(command(half.root.parent, "--amend"))
+    assert refused.code == ChangedError.exit_code
+    assert "data.num_train" in refused.output and "FRESH=1" in refused.output
 
 
 def test_a_run_that_another_host_drives_is_refused(half: RunDir, warm: Warm) -> None:

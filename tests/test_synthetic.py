@@ -18,8 +18,9 @@ from lada.exchange import Outbox, Payload, check_commit, published_questions, pu
 from lada.inbox import Inbox
 from lada.payloads import Origin
 from lada.plan import PlannedStep, read_plan
+from lada.provenance import run_hashes
 from lada.records import SampleId, parse_jsonl
-from lada.rundir import RunDir, Stage, sha256
+from lada.rundir import RunDir, Stage
 from lada.synthetic import VOTES, Synthetic, check_numbering, read_votes, synthetic_id
 from tests.fake_runs import IDS, ScriptedLauncher, commit_stage, drive, make_run, records
 
@@ -249,9 +250,7 @@ def test_published_questions_extend_the_legal_ids(tmp_path: Path) -> None:
     run = make_run(tmp_path, steps=STEPS)
     drive(run, script())
     assert not run.rejected("client-1").exists()
-    found = published_questions(
-        run, ["r01-write", "r02-write"], limits=LIMITS, run_hash=sha256(run.run_yaml.read_bytes())
-    )
+    found = published_questions(run, ["r01-write", "r02-write"], limits=LIMITS, run_hashes=run_hashes(run))
     assert [one.id for one in found] == [synthetic_id(position) for position in range(3)]
 
 

@@ -25,8 +25,9 @@ from lada.lab import WEIGHTS
 from lada.methods import wasp
 from lada.party import MODEL_FILE
 from lada.plan import read_plan
+from lada.provenance import run_hashes
 from lada.records import Item, Question, Response, read_jsonl
-from lada.rundir import RunDir, Stage, sha256
+from lada.rundir import RunDir, Stage
 from lada.stage import InProcess
 from lada.synthetic import Synthetic, synthetic_id
 from lada.voting import noise_sigma
@@ -80,7 +81,7 @@ def questions(run: RunDir, *stages: str) -> list[Synthetic]:
         run,
         stages or [name for name in names(run) if "write" in name],
         limits=Driver(run, InProcess(run, lambda *_: Quiet())).config.exchange,
-        run_hash=sha256(run.run_yaml.read_bytes()),
+        run_hashes=run_hashes(run),
     )
 
 

@@ -164,8 +164,12 @@ class Run:
 
     def tail(self) -> str:
         """The end of what the driver said."""
+        return self.driver_log()[-3000:]
+
+    def driver_log(self) -> str:
+        """All that the driver's jobs said."""
         logs = sorted((self.folder.root / "logs" / "driver").glob("*.log"))
-        return "\n".join(log.read_text(errors="replace")[-1500:] for log in logs[-2:])
+        return "\n".join(log.read_text(errors="replace") for log in logs)
 
     def resume(self, **environment: str) -> subprocess.CompletedProcess[str]:
         """`make resume` for this run."""

@@ -115,6 +115,8 @@ def test_plain_round_sbatch_begins_scenario_1_where_there_is_no_run(suite: Suite
     run.wait_for(lambda: len(run.events("submitted")) == 4, "four parties' first stages")
     suite.command("scancel", job)
     run.cancel()
+    first = {event["stage"] for event in run.events("submitted")}
+    assert first == {f"{party}/r00-prepare" for party in ("server", "client-1", "client-2", "client-3")}
 
 
 def test_where_nodes_may_not_submit_the_stages_run_inside_the_drivers_job(
