@@ -37,7 +37,7 @@ RUN_OPTIONS = --scenario $(SCENARIO) --method $(METHOD) --dataset $(DATASET) --s
   $(if $(TIER),--tier $(TIER)) $(if $(SET),--set '$(SET)') $(if $(AMEND),--amend) $(if $(FRESH),--fresh)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run image submit resume cancel drive plan status watch logs cost gc doctor test test-cluster lint bench lab-models methods show lock clean study study-table cluster-up cluster-down
+.PHONY: help setup run image submit resume cancel drive plan status watch logs cost gc doctor test test-cluster lint bench lab-models methods show lock clean matrix collect study study-table cluster-up cluster-down
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -153,22 +153,22 @@ cluster-up: ## a Slurm cluster on this machine to try the suite on (YES=1 ACCOUN
 cluster-down: ## stop it and all that its jobs left (PURGE=1: and remove its folder)
 	slurm/devcluster/down.sh
 
-# The runs behind README's Results section: scenario 1, lab-math, zero-shot, both local targets.
+# MATRIX=<name in configs/matrices> JOBS=<runs side by side> RUNS=<folder>; again = what is missing
+MATRIX ?= lab-study
+JOBS ?= 1
+matrix: $(VENV)/.ready ## run what is missing of a matrix on this machine (MATRIX=lab-study JOBS=2)
+	$(BIN)/python -m lada matrix $(MATRIX) --runs $(RUNS) --jobs $(JOBS) $(if $(AMEND),--amend)
+
+collect: $(VENV)/.ready ## a matrix's finished runs as results/lab/<matrix>.csv (MATRIX=lab-study)
+	$(BIN)/python -m lada collect $(MATRIX) --runs $(RUNS)
+
+# The runs behind README's Results section.
 STUDY_RUNS ?= $(RUNS)/study
-STUDY_SEEDS ?= 0 1 2
-STUDY_ARMS := standalone:none lada:paper lada:paired lada:likelihood
-STUDY_RATE_answer_only := 3e-4
-STUDY_RATE_self_rationale := 3e-5
+STUDY := lab-tuning lab-study lab-local
+study: $(VENV)/.ready ## the runs behind README's results (hours; again = go on; JOBS=2 runs two at a time)
+	for matrix in $(STUDY); do \
+	  $(BIN)/python -m lada matrix $$matrix --runs $(STUDY_RUNS) --jobs $(JOBS) $(if $(AMEND),--amend) || exit 1; done
 
-study: $(VENV)/.ready ## the runs behind README's results (hours; again = resume; -j2 runs two at a time)
-	$(MAKE) $(foreach target,answer_only self_rationale,$(foreach arm,$(STUDY_ARMS),$(foreach seed,$(STUDY_SEEDS),study/$(target)/$(subst :,/,$(arm))/$(seed))))
-
-study/%:
-	$(BIN)/python -m lada run --size quick --runs $(STUDY_RUNS) --method $(word 2,$(subst /, ,$*)) \
-	  --seed $(word 4,$(subst /, ,$*)) $(if $(AMEND),--amend) --set "data.num_test=500 local.target=$(word 1,$(subst /, ,$*)) \
-	  training.client.learning_rate=$(STUDY_RATE_$(word 1,$(subst /, ,$*))) \
-	  $(if $(filter lada,$(word 2,$(subst /, ,$*))),method.reward.profile=$(word 3,$(subst /, ,$*)))"
-
-study-table: $(VENV)/.ready ## collect runs/study into results/lab/study.csv and rewrite README's tables
-	$(BIN)/python -m lada.report.study $(STUDY_RUNS) results/lab/study.csv
+study-table: $(VENV)/.ready ## collect the study's runs into results/lab and rewrite README's tables
+	for matrix in $(STUDY); do $(BIN)/python -m lada collect $$matrix --runs $(STUDY_RUNS) || exit 1; done
 	$(BIN)/python -m lada.report.readme

@@ -6,6 +6,8 @@ plan    configuration and plan of a run as JSON; writes nothing
 check   whether a run may go on with this code, these packages, weights and this image
 step    one stage of one party
 show    the table of a run
+matrix  the runs of configs/matrices/<name>.yaml that are not finished yet
+collect what a matrix's finished runs measured, as CSV
 data    parse a dataset file into one line per record
 methods what METHOD= takes, with options, defaults and meanings
 """
@@ -187,6 +189,43 @@ def _data(options: argparse.Namespace) -> int:
     return 0
 
 
+def _matrix(options: argparse.Namespace) -> int:
+    from lada.matrix.cells import read_matrix
+    from lada.matrix.local import find_runs, run_matrix
+
+    matrix, runs = read_matrix(options.name), Path(options.runs)
+    if options.list:
+        for run in find_runs(matrix, runs):
+            print(f"{'finished' if run.finished else 'to do':8s}  {run.folder.name}  {run.cell}")
+        return 0
+    failed = run_matrix(
+        matrix, runs, jobs=options.jobs, report=lambda line: print(line, flush=True), amend=options.amend
+    )
+    for run in failed:
+        print(f"failed: {run.cell}: see {run.folder}.log", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _collect(options: argparse.Namespace) -> int:
+    from lada.matrix.cells import read_matrix
+    from lada.matrix.collect import collect, provenance_rows, write_provenance, write_rows
+    from lada.matrix.local import find_runs
+
+    matrix, out = read_matrix(options.name), Path(options.out)
+    runs = find_runs(matrix, Path(options.runs))
+    rows, name = collect(matrix, runs), Path(options.name).stem
+    for run in runs:
+        if not run.finished:
+            print(f"missing, not finished: {run.cell}", file=sys.stderr)
+    if not rows:
+        print(f"{options.runs} holds no finished run of {name}: nothing is written", file=sys.stderr)
+        return 0
+    write_rows(rows, out / f"{name}.csv")
+    write_provenance(provenance_rows(runs), out / f"{name}-runs.csv")
+    print(f"{out / name}.csv: {len(rows)} rows of {sum(run.finished for run in runs)} of {len(runs)} runs")
+    return 0
+
+
 def _methods(options: argparse.Namespace) -> int:
     from lada.method import describe_methods
 
@@ -232,6 +271,18 @@ def _parser() -> argparse.ArgumentParser:
     show.set_defaults(command=_show)
     show.add_argument("run", help="the run's folder")
     _add_data(commands)
+    matrix = commands.add_parser("matrix", help="run what is missing of a matrix")
+    matrix.set_defaults(command=_matrix)
+    matrix.add_argument("name", help="name in configs/matrices, or a YAML file")
+    matrix.add_argument("--runs", default="runs", help="folder of all runs")
+    matrix.add_argument("--jobs", type=int, default=1, help="runs side by side, one core each")
+    matrix.add_argument("--list", action="store_true", help="its runs and which are finished; runs nothing")
+    matrix.add_argument("--amend", action="store_true", help="go on although code or packages changed")
+    collect = commands.add_parser("collect", help="a matrix's finished runs as CSV")
+    collect.set_defaults(command=_collect)
+    collect.add_argument("name", help="name in configs/matrices, or a YAML file")
+    collect.add_argument("--runs", default="runs", help="folder of all runs")
+    collect.add_argument("--out", default="results/lab", help="folder of the CSV files")
     methods = commands.add_parser("methods", help="what METHOD= takes")
     methods.set_defaults(command=_methods)
     return parser

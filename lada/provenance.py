@@ -38,12 +38,12 @@ FIXED = (
 
 
 def code_hash() -> str:
-    """sha256 over the Python files that decide a run's numbers: lada/ without reports and pre-training.
+    """sha256 over the Python files that decide a run's numbers: not reports, matrices and pre-training.
 
     Choice: how the lab's weights were made does not count, the weights have hashes of their own.
     """
     digest = hashlib.sha256()
-    skipped = {ROOT / "lada" / "report", ROOT / "lada" / "lab"}
+    skipped = {ROOT / "lada" / name for name in ("report", "matrix", "lab")}
     for path in sorted((ROOT / "lada").rglob("*.py")):
         if path.parent in skipped and path.name != "__init__.py":
             continue

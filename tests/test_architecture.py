@@ -22,7 +22,7 @@ MEMBERS = {
     "vocabulary voting soft_targets knowledge labels selection socratic embedding writing lab "
     "tree_search tree_texts tree_actions consistency",
     3: "party method methods local pairs distillation answering imitation shared_texts boosting runs",
-    4: "stage progress report __main__",
+    4: "stage progress matrix report __main__",
 }
 """Ring -> modules and packages of lada; what is inside a package has its ring (architecture, section 2)."""
 RINGS = {f"lada.{name}": ring for ring, names in MEMBERS.items() for name in names.split()} | {"lada": 0}

@@ -1,4 +1,4 @@
-"""Write README's generated tables: `make study-table` does it after collecting the study.
+"""Write README's generated tables: `make study-table` does it after collecting the study's matrices.
 
 A table stands between ``<!-- name -->`` and ``<!-- end name -->``; what is there is replaced.
 """
@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lada.report.study import accuracy_table, diagnostics_table, read_csv
+from lada.matrix.cells import read_matrix
+from lada.matrix.collect import read_rows
+from lada.report.study import accuracy_tables, contrast_table, diagnostics_table, grid_table
 from lada.rundir import write_atomic
 
 ROOT = Path(__file__).parents[2]
@@ -72,13 +74,20 @@ def fill(text: str, tables: dict[str, str]) -> str:
 
 
 def tables(root: Path = ROOT) -> dict[str, str]:
-    """Every generated table of README by name."""
-    rows = read_csv(root / "results" / "lab" / "study.csv")
-    return {
-        "lab-models": lab_models_table(root / "lada" / "lab" / "weights"),
-        "results": accuracy_table(rows).strip(),
-        "filters": diagnostics_table(rows).strip(),
-    }
+    """Every generated table of README by name: ``<matrix>``, ``<matrix>-contrasts``, ``<matrix>-filters``."""
+    found = {"lab-models": lab_models_table(root / "lada" / "lab" / "weights")}
+    for path in sorted((root / "results" / "lab").glob("*.csv")):
+        if path.stem.endswith("-runs"):
+            continue
+        matrix, rows = read_matrix(path.stem, root / "configs"), read_rows(path)
+        if matrix.grid:
+            found[path.stem] = grid_table(matrix, rows).strip()
+            continue
+        found[path.stem] = accuracy_tables(matrix, rows).strip()
+        if matrix.contrasts:
+            found[f"{path.stem}-contrasts"] = contrast_table(matrix, rows).strip()
+            found[f"{path.stem}-filters"] = diagnostics_table(matrix, rows).strip()
+    return found
 
 
 def main() -> int:

@@ -1,229 +1,167 @@
-"""Results of a set of lab runs as one CSV and one Markdown table: `make study-table`, after `make study`.
+"""Markdown tables of a matrix's collected rows: `make study-table`. Reads CSV files only.
 
-Rows are arms (method, reward profile, local target), columns are parties. Accuracies are means over seeds of
-the last round. The error is that of the mean over all questions asked; the seeds share the pre-trained models
-but not data, split and order.
+Accuracies are means over seeds of the last round; ``±`` is the standard error of that mean over all questions
+asked, seeds taken together. Seeds change data, split and order; the pre-trained lab models stay the same.
 """
 
 from __future__ import annotations
 
-import csv
 import math
-import sys
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-from lada.config import RunConfig, read_run
+from lada.config import SERVER
 from lada.errors import DataError
-from lada.plan import read_plan
-from lada.results import read_metrics
-from lada.rundir import RunDir, write_atomic
+from lada.matrix.cells import Matrix
+from lada.matrix.collect import Row, bytes_by_direction
 
-COLUMNS = (
-    "scenario",
-    "dataset",
-    "shots",
-    "target",
-    "arm",
-    "party",
-    "model",
-    "round",
-    "metric",
-    "seed",
-    "value",
-)
-DIAGNOSTICS = (
-    "pairs",
-    "coverage",
-    "chosen_right",
-    "auc_reward",
-    "auc_score",
-    "reward_std",
-    "corr_paper_paired",
-)
+DIAGNOSTICS = ("pairs", "coverage", "chosen_right", "auc_reward", "auc_score", "reward_std")
+BASE = "accuracy_base"
 
 
-@dataclass(frozen=True)
-class Row:
-    """One number of one run."""
-
-    scenario: str
-    dataset: str
-    shots: int
-    target: str
-    arm: str
-    party: str
-    model: str
-    round: int
-    metric: str
-    seed: int
-    value: float
-
-
-def arm_name(config: RunConfig) -> str:
-    """What a run is called in the tables: method, profile and additions to the paper."""
-    method = config.method
-    if method["name"] != "lada":
-        return config.method_label
-    parts = [f"{config.method_label} ({method['reward']['profile']})"]
-    if method["nll_weight"]:
-        parts.append(f"+ nll {method['nll_weight']:g} [addition]")
-    if method["select"]["mode"] != "filter" or not method["use_filter"]:
-        mode = method["select"]["mode"] if method["use_filter"] else "all"
-        share = ", same share" if method["select"]["replay"] else ""
-        parts.append(f"without filter ({mode}{share})")
-    if not method["reasoning_distillation"]:
-        parts.append("without reasoning distillation")
-    if method["server_weights"] == "none":
-        parts.append("without sample weights")
-    if method["reward"]["profile"] == "likelihood":
-        parts[0] += " [addition]"
-    return " ".join(parts)
-
-
-def collect(folders: Iterable[Path]) -> list[Row]:
-    """Rows of every finished run below the folders; unfinished ones are left out and named on stderr."""
-    found: list[Row] = []
-    for folder in sorted(folders):
-        run = RunDir(folder)
-        if not run.run_yaml.is_file():
-            continue
-        config = read_run(folder)
-        if next(read_plan(run).pending(run.is_committed), None) is not None:
-            print(f"left out, not finished: {folder.name}", file=sys.stderr)  # noqa: T201  # a CLI's remark
-            continue
-        for row in read_metrics(run.metrics_csv):
-            found.append(
-                Row(
-                    scenario=config.scenario,
-                    dataset=config.dataset.name,
-                    shots=config.shots,
-                    target=config.local.target,
-                    arm=arm_name(config),
-                    party=row["party"],
-                    model=row["model"],
-                    round=row["round"],
-                    metric=row["metric"],
-                    seed=config.seed,
-                    value=row["value"],
-                )
-            )
-    return sorted(found, key=lambda row: tuple(str(getattr(row, name)) for name in COLUMNS))
-
-
-def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """Long form, sorted."""
-    lines = [",".join(COLUMNS)]
-    lines += [",".join(_cell(getattr(row, name)) for name in COLUMNS) for row in rows]
-    write_atomic(path, "\n".join(lines) + "\n")
-
-
-def read_csv(path: Path) -> list[Row]:
-    """What `write_csv` wrote."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return [_parse(row) for row in csv.DictReader(file)]
-
-
-def _parse(row: dict[str, str]) -> Row:
-    numbers = {"shots": int(row["shots"]), "round": int(row["round"]), "seed": int(row["seed"])}
-    texts = {name: row[name] for name in ("scenario", "dataset", "target", "arm", "party", "model", "metric")}
-    return Row(**texts, **numbers, value=float(row["value"]))  # type: ignore[arg-type]  # split by type above
-
-
-def accuracy_table(rows: Sequence[Row]) -> str:
-    """Markdown: one table per scenario, dataset and setting, both local targets in it."""
+def accuracy_tables(matrix: Matrix, rows: Sequence[Row]) -> str:
+    """One table per scenario, dataset and setting: an arm a row, a party a column, bytes beside."""
     blocks = []
     for scenario, dataset, shots in sorted({(row.scenario, row.dataset, row.shots) for row in rows}):
-        mine = [r for r in rows if (r.scenario, r.dataset, r.shots) == (scenario, dataset, shots)]
+        mine = [row for row in rows if (row.scenario, row.dataset, row.shots) == (scenario, dataset, shots)]
         setting = "one-shot" if shots else "zero-shot"
-        blocks.append(f"**Scenario {scenario}, {dataset}, {setting}**\n\n{_arms_table(mine)}")
+        blocks.append(f"**Scenario {scenario}, {dataset}, {setting}**\n\n{_accuracy_table(matrix, mine)}")
     return "\n".join(blocks)
 
 
-def _arms_table(rows: Sequence[Row]) -> str:
-    parties = sorted({row.party for row in rows}, key=lambda name: (name == "server", name))
+def _accuracy_table(matrix: Matrix, rows: Sequence[Row]) -> str:
+    parties = party_names(rows)
+    clients = [party for party in parties if party != SERVER]
     models = {row.party: row.model.rpartition("/")[2] for row in rows}
-    head = " | ".join(f"{party} {models[party]}" for party in parties)
-    lines = [f"| local target | arm | {head} | seeds |", "|---" * (len(parties) + 3) + "|"]
-    base = [row for row in rows if row.arm == "standalone" and row.target == rows[0].target] or list(rows)
-    lines.append(_line("-", "base model (as it came)", base, parties, "accuracy_base"))
-    arms = sorted(
-        {(row.target, row.arm) for row in rows}, key=lambda key: (key[0], key[1] != "standalone", key[1])
-    )
-    for target, arm in arms:
-        mine = [row for row in rows if (row.target, row.arm) == (target, arm)]
-        lines.append(_line(target, arm, mine, parties, "accuracy"))
+    head = [f"{party} {models[party]}" for party in clients] + ["clients' mean", f"server {models[SERVER]}"]
+    lines = _head(["arm", *head, "kB up", "kB down", "seeds"])
+    lines.append(_line(["base model (as it came)", *_cells(rows, clients, BASE), "0", "0", _seeds(rows)]))
+    for arm in matrix.arms:
+        mine = [row for row in rows if row.arm == arm]
+        if mine:
+            cells = [*_cells(mine, clients, "accuracy"), *_kilobytes(mine, len(clients)), _seeds(mine)]
+            lines.append(_line([matrix.label(arm), *cells]))
     return "\n".join(lines) + "\n"
 
 
-def _line(target: str, arm: str, rows: Sequence[Row], parties: Sequence[str], metric: str) -> str:
-    cells, seeds = [], 0
-    for party in parties:
-        values, errors = _last(rows, party, metric), _last(rows, party, f"{metric}_se")
-        seeds = max(seeds, len(values))
-        if not values:
-            cells.append("-")
-            continue
-        mean = sum(values) / len(values)
-        error = math.sqrt(sum(e * e for e in errors)) / len(values) if errors else 0.0
-        cells.append(f"{100 * mean:.1f} ± {100 * error:.1f}")
-    return f"| {target} | {arm} | " + " | ".join(cells) + f" | {seeds} |"
+def _cells(rows: Sequence[Row], clients: Sequence[str], metric: str) -> list[str]:
+    found = [_mean(rows, [party], metric) for party in clients]
+    return [*found, _mean(rows, clients, metric), _mean(rows, [SERVER], metric)]
 
 
-def _last(rows: Sequence[Row], party: str, metric: str) -> list[float]:
-    """The last round's value of every seed.
+def _mean(rows: Sequence[Row], parties: Sequence[str], metric: str, *, signed: bool = False) -> str:
+    """Mean and standard error in per cent over parties and seeds; every party weighs the same."""
+    values = [value for party in parties for value in last(rows, party, metric)]
+    errors = [value for party in parties for value in last(rows, party, f"{metric}_se")]
+    if not values or len(values) != len(errors):
+        return "-"
+    mean, error = sum(values) / len(values), math.sqrt(sum(one * one for one in errors)) / len(errors)
+    return f"{100 * mean:{'+' if signed else ''}.1f} ± {100 * error:.1f}"
+
+
+def last(rows: Iterable[Row], party: str, metric: str) -> list[float]:
+    """The last round's value of every seed, in their order; the base model's are those of one arm.
 
     Raises:
-        DataError: when two runs claim the same cell, since they must differ in something not shown.
+        DataError: two runs of one arm and seed claim the same cell.
     """
-    by_seed: dict[int, dict[int, float]] = defaultdict(dict)
+    found: dict[tuple[str, int], dict[int, float]] = {}
     for row in rows:
-        if row.party == party and row.metric == metric:
-            if row.round in by_seed[row.seed]:
+        if (row.party, row.metric) == (party, metric):
+            rounds = found.setdefault((row.arm, row.seed), {})
+            if row.round in rounds:
                 raise DataError(f"two runs of {row.arm}, seed {row.seed}, {party}: they differ unseen")
-            by_seed[row.seed][row.round] = row.value
-    return [values[max(values)] for _, values in sorted(by_seed.items())]
+            rounds[row.round] = row.value
+    by_seed = {seed: rounds[max(rounds)] for (_, seed), rounds in sorted(found.items())}
+    return [by_seed[seed] for seed in sorted(by_seed)]
 
 
-def diagnostics_table(rows: Sequence[Row]) -> str:
-    """Markdown: what the filter did, means over clients, rounds from 2 on, and seeds."""
-    lines = [
-        "| local target | arm | " + " | ".join(DIAGNOSTICS) + " |",
-        "|---" * (len(DIAGNOSTICS) + 2) + "|",
-    ]
-    for target, arm in sorted({(row.target, row.arm) for row in rows}):
+def _kilobytes(rows: Sequence[Row], clients: int) -> list[str]:
+    """Texts, ids, logits and votes of a run, mean over seeds: one client up, server to one client down."""
+    seeds = sorted({row.seed for row in rows})
+    totals = [bytes_by_direction([row for row in rows if row.seed == seed], clients) for seed in seeds]
+    return [f"{sum(one[way] for one in totals) / len(totals) / clients / 1e3:.0f}" for way in ("up", "down")]
+
+
+def _seeds(rows: Iterable[Row]) -> str:
+    return str(len({row.seed for row in rows}))
+
+
+def contrast_table(matrix: Matrix, rows: Sequence[Row]) -> str:
+    """Paired differences in points: an arm minus another on the same questions, by scenario."""
+    places = sorted({(row.scenario, row.dataset, row.shots) for row in rows})
+    names = [f"scenario {scenario}: {who}" for scenario, _, _ in places for who in ("clients", "server")]
+    lines = _head(["arm minus other", *names])
+    for first, second in matrix.contrasts:
         cells = []
-        for name in DIAGNOSTICS:
-            values = [
-                row.value
-                for row in rows
-                if (row.target, row.arm) == (target, arm)
-                and row.party != "server"
-                and row.round >= 2
-                and row.metric == f"filter/server/{name}"
+        for place in places:
+            mine = [
+                row for row in rows if (row.scenario, row.dataset, row.shots) == place and row.arm == first
             ]
-            cells.append(f"{sum(values) / len(values):.3f}" if values else "-")
-        if any(cell != "-" for cell in cells):
-            lines.append(f"| {target} | {arm} | " + " | ".join(cells) + " |")
+            clients = [party for party in party_names(mine) if party != SERVER]
+            for parties in (clients, [SERVER]):
+                cells.append(_mean(mine, parties, f"paired/{second}", signed=True))
+        lines.append(_line([f"{matrix.label(first)} − {matrix.label(second)}", *cells]))
     return "\n".join(lines) + "\n"
 
 
-def _cell(value: object) -> str:
-    text = repr(value) if isinstance(value, float) else str(value)
-    return f'"{text}"' if "," in text else text
+def diagnostics_table(matrix: Matrix, rows: Sequence[Row]) -> str:
+    """What selection did on the clients: means over scenarios, clients, rounds from 2 on, and seeds."""
+    lines = _head(["arm", *DIAGNOSTICS])
+    for arm in matrix.arms:
+        mine = [row for row in rows if row.arm == arm and row.party != SERVER and row.round >= 2]
+        means = [_average(mine, f"filter/server/{name}") for name in DIAGNOSTICS]
+        if any(one != "-" for one in means):
+            lines.append(_line([matrix.label(arm), *means]))
+    return "\n".join(lines) + "\n"
 
 
-def main() -> int:
-    """Collect ``runs/`` (first argument) into results/lab/study.csv and print the tables."""
-    runs, target = Path(sys.argv[1]), Path(sys.argv[2])
-    if runs.is_dir() and any(runs.iterdir()):
-        write_csv(collect(runs.iterdir()), target)
-    rows = read_csv(target)
-    sys.stdout.write(accuracy_table(rows) + "\nWhat the filters did:\n\n" + diagnostics_table(rows))
-    return 0
+def _average(rows: Iterable[Row], metric: str) -> str:
+    values = [row.value for row in rows if row.metric == metric]
+    return f"{sum(values) / len(values):.3f}" if values else "-"
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def grid_table(matrix: Matrix, rows: Sequence[Row]) -> str:
+    """Clients' mean accuracy at every point of a grid; each arm's best, which it then runs with, is bold."""
+    points = list(dict.fromkeys(row.at for row in rows))
+    lines = _head(["arm", *points])
+    for arm in matrix.arms:
+        best = best_point(rows, arm)
+        cells = [_grid_cell(_score(rows, arm, at), is_best=at == best) for at in points]
+        lines.append(_line([matrix.label(arm), *cells]))
+    return "\n".join(lines) + "\n"
+
+
+def best_point(rows: Sequence[Row], arm: str) -> str | None:
+    """The point of the grid with the highest mean accuracy of the clients; ties: the first; None: no run."""
+    points = dict.fromkeys(row.at for row in rows if row.arm == arm)
+    return max(points, key=lambda at: _score(rows, arm, at), default=None)
+
+
+def _score(rows: Sequence[Row], arm: str, at: str) -> float:
+    return clients_mean([row for row in rows if (row.arm, row.at) == (arm, at)])
+
+
+def clients_mean(rows: Sequence[Row]) -> float:
+    """Mean over clients and seeds of the last round's accuracy; NaN where there is none."""
+    clients = [party for party in party_names(rows) if party != SERVER]
+    values = [value for party in clients for value in last(rows, party, "accuracy")]
+    return sum(values) / len(values) if values else math.nan
+
+
+def party_names(rows: Iterable[Row]) -> list[str]:
+    """Clients in order, the server last."""
+    return sorted({row.party for row in rows}, key=lambda name: (name == SERVER, name))
+
+
+def _head(cells: Sequence[str]) -> list[str]:
+    return [_line(cells), "|---" * len(cells) + "|"]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _grid_cell(value: float, *, is_best: bool) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"**{100 * value:.1f}**" if is_best else f"{100 * value:.1f}"

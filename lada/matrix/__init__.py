@@ -1,0 +1,1 @@
+"""Sets of runs: which runs a table needs, running what is missing, collecting what they measured."""

@@ -1,0 +1,210 @@
+"""From finished runs to two CSV files: what was measured, in long form, and where each number is from.
+
+``<name>.csv`` holds every metric; ``<name>-runs.csv`` one row per run with what it was made with. Runs that
+are not finished are missing, never zero.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from lada.config import SERVER, read_run
+from lada.errors import DataError
+from lada.matrix.cells import Matrix
+from lada.matrix.local import Run
+from lada.plan import read_plan
+from lada.records import Prediction, read_jsonl
+from lada.results import read_metrics
+from lada.rundir import RunDir, sha256, write_atomic
+
+PREDICTIONS = "predictions.jsonl"
+
+
+@dataclass(frozen=True, order=True)
+class Row:
+    """One number of one run.
+
+    Attributes:
+        at: the point of the matrix's grid, empty without one.
+    """
+
+    scenario: str
+    dataset: str
+    shots: int
+    arm: str
+    at: str
+    seed: int
+    party: str
+    model: str
+    round: int
+    metric: str
+    value: float
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+RUN_COLUMNS = ("arm", "at", "run_id", "git", "git_dirty", "code", "config", "packages", "weights", "machine")
+
+
+def collect(matrix: Matrix, runs: Sequence[Run]) -> list[Row]:
+    """All metrics of finished runs, and their contrasts question by question.
+
+    Raises:
+        DataError: two arms of one cell had different test questions.
+    """
+    finished = [run for run in runs if run.finished]
+    rows = [row for run in finished for row in _rows(run)]
+    return sorted([*rows, *_contrasts(matrix, finished)])
+
+
+def _rows(run: Run) -> Iterator[Row]:
+    cell = run.cell
+    head = (cell.scenario, cell.dataset, cell.shots, cell.arm, cell.at, cell.seed)
+    for row in read_metrics(RunDir(run.folder).metrics_csv):
+        yield Row(*head, row["party"], row["model"], row["round"], row["metric"], row["value"])
+
+
+def _contrasts(matrix: Matrix, runs: Sequence[Run]) -> Iterator[Row]:
+    """Difference of right answers on the same test questions, in each cell that both arms have.
+
+    ``paired/<other>`` is the mean over the party's questions of (right in arm) - (right in other) after the
+    last round, ``paired/<other>_se`` its standard error from the questions' differences.
+    """
+    for first, second in matrix.contrasts:
+        for run in (one for one in runs if one.cell.arm == first):
+            twin = next((one for one in runs if one.cell == replace(run.cell, arm=second)), None)
+            if twin is not None:
+                yield from _contrast(run, twin)
+
+
+def _contrast(run: Run, twin: Run) -> Iterator[Row]:
+    cell, config = run.cell, read_run(run.folder)
+    head = (cell.scenario, cell.dataset, cell.shots, cell.arm, cell.at, cell.seed)
+    for party in config.parties:
+        gap = _paired(last_predictions(run.folder, party.name), last_predictions(twin.folder, party.name))
+        for name, value in zip(("", "_se"), gap, strict=True):
+            metric = f"paired/{twin.cell.arm}{name}"
+            yield Row(*head, party.name, party.model, config.rounds, metric, value)
+
+
+def last_predictions(folder: Path, party: str) -> dict[str, bool]:
+    """Test question -> whether the party answered it rightly when it was last measured.
+
+    Raises:
+        DataError: it never was.
+    """
+    run = RunDir(folder)
+    for group in reversed(list(read_plan(run).groups())):
+        for stage in group:
+            path = run.commit(stage) / PREDICTIONS
+            if stage.party == party and path.is_file():
+                return {one.id: one.correct for one in read_jsonl(Prediction, path)}
+    raise DataError(f"{folder}: no predictions of {party}")
+
+
+def _paired(first: Mapping[str, bool], second: Mapping[str, bool]) -> tuple[float, float]:
+    if first.keys() != second.keys():
+        raise DataError("two arms of one cell answered different test questions")
+    gaps = [int(first[name]) - int(second[name]) for name in sorted(first)]
+    mean = sum(gaps) / len(gaps)
+    variance = sum((gap - mean) ** 2 for gap in gaps) / max(1, len(gaps) - 1)
+    return mean, math.sqrt(variance / len(gaps))
+
+
+def provenance_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
+    """What each finished run was made with, sorted by run id."""
+    found = []
+    for run in runs:
+        if not run.finished:
+            continue
+        made = json.loads(RunDir(run.folder).provenance_json.read_text(encoding="utf-8"))
+        packages = " ".join(f"{key}={value}" for key, value in sorted(made["packages"].items()))
+        weights = sha256(json.dumps(made["weights"], sort_keys=True).encode())
+        found.append(
+            {
+                "arm": run.cell.arm,
+                "at": run.cell.at,
+                "run_id": run.folder.name,
+                "git": made["git"],
+                "git_dirty": made["git_dirty"],
+                "code": made["code"][:16],
+                "config": made["run_yaml"][:16],
+                "packages": packages,
+                "weights": weights[:16],
+                "machine": made["machine"],
+            }
+        )
+    return sorted(found, key=lambda row: row["run_id"])
+
+
+def write_rows(rows: Sequence[Row], path: Path) -> None:
+    """Long form; values with 9 significant digits."""
+    _write(path, COLUMNS, ((*astuple(row)[:-1], f"{row.value:.9g}") for row in rows))
+
+
+def write_provenance(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """One row per run."""
+    _write(path, RUN_COLUMNS, ([row[name] for name in RUN_COLUMNS] for row in rows))
+
+
+def _write(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue())
+
+
+def read_rows(path: Path) -> list[Row]:
+    """What `write_rows` wrote.
+
+    Raises:
+        DataError: the file is not there or has other columns.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            found = list(csv.DictReader(file))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if found and tuple(found[0]) != COLUMNS:
+        raise DataError(f"{path}: columns {list(found[0])}, expected {list(COLUMNS)}")
+    return [_row(row) for row in found]
+
+
+def _row(row: Mapping[str, str]) -> Row:
+    texts = {name: row[name] for name in ("scenario", "dataset", "arm", "at", "party", "model", "metric")}
+    shots, seed, number = int(row["shots"]), int(row["seed"]), int(row["round"])
+    return Row(**texts, shots=shots, seed=seed, round=number, value=float(row["value"]))
+
+
+def bytes_by_direction(rows: Iterable[Row], clients: int) -> dict[str, float]:
+    """Bytes of a run's texts and ids and of all messages, up (clients) and down (server), sent to each.
+
+    Args:
+        rows: of one run.
+        clients: recipients of a message to all.
+
+    Returns:
+        ``up``, ``down`` (unicast), ``down_once`` (a message to all counted once), ``weights`` (adapters and
+        weight deltas, which all of them leave out).
+    """
+    totals = dict.fromkeys(("up", "down", "down_once", "weights"), 0.0)
+    for row in rows:
+        if not row.metric.startswith("bytes_sent/"):
+            continue
+        _, _, recipient, kind = row.metric.split("/")
+        copies = clients if recipient == "all" else 1
+        if kind == "adapters":
+            totals["weights"] += row.value * copies
+        elif row.party == SERVER:
+            totals["down"] += row.value * copies
+            totals["down_once"] += row.value
+        else:
+            totals["up"] += row.value
+    return totals

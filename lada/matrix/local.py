@@ -1,0 +1,91 @@
+"""Running a matrix on this machine: what is missing, some runs side by side; again = go on.
+
+Each run is a process of its own (`python -m lada run`), so a failure or a kill concerns it alone, and its own
+lease and commits make it resume.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from lada.matrix.cells import Cell, Matrix, cell_layers, expand, settings
+from lada.plan import read_plan
+from lada.rundir import RunDir
+from lada.runs import resolve_run
+
+
+@dataclass(frozen=True)
+class Run:
+    """A cell and its folder."""
+
+    cell: Cell
+    folder: Path
+
+    @property
+    def finished(self) -> bool:
+        """Whether every stage is committed."""
+        run = RunDir(self.folder)
+        return run.run_yaml.is_file() and next(read_plan(run).pending(run.is_committed), None) is None
+
+
+def find_runs(matrix: Matrix, runs: Path) -> list[Run]:
+    """The folders of all cells, there or not.
+
+    Raises:
+        ConfigError: an arm's options are wrong.
+    """
+    return [
+        Run(cell, runs / resolve_run(cell_layers(matrix, cell, resolve_run)).run_id)
+        for cell in expand(matrix)
+    ]
+
+
+def run_matrix(
+    matrix: Matrix, runs: Path, *, jobs: int, report: Callable[[str], None], amend: bool = False
+) -> list[Run]:
+    """Run what is missing, ``jobs`` at a time; replaying runs begin when all others ended.
+
+    Returns:
+        Runs that failed; what each said is in ``<run folder>.log``.
+    """
+    found = find_runs(matrix, runs)
+    todo = [run for run in found if not run.finished]
+    report(f"{len(found)} runs: {len(found) - len(todo)} finished, {len(todo)} to do, {jobs} at a time")
+    began, done, failed = time.monotonic(), 0, list[Run]()
+    runs.mkdir(parents=True, exist_ok=True)
+    for wave in _waves(matrix, todo):
+        with ThreadPoolExecutor(jobs) as pool:
+            work = {pool.submit(_run_one, matrix, run, runs, amend): run for run in wave}
+            for future in as_completed(work):
+                run, done = work[future], done + 1
+                if future.result():
+                    failed.append(run)
+                elapsed = time.monotonic() - began
+                left = elapsed / done * (len(todo) - done)
+                said = "FAILED" if run in failed else "done"
+                report(f"{done}/{len(todo)} {said}: {run.cell} ({elapsed:.0f} s, about {left:.0f} s left)")
+    return failed
+
+
+def _waves(matrix: Matrix, todo: Sequence[Run]) -> list[list[Run]]:
+    later = [run for run in todo if matrix.arms[run.cell.arm].replays]
+    return [[run for run in todo if run not in later], later]
+
+
+def _run_one(matrix: Matrix, run: Run, runs: Path, amend: bool) -> int:
+    cell = run.cell
+    command = [sys.executable, "-m", "lada", "run", "--runs", str(runs), "--tier", matrix.tier]
+    command += ["--size", matrix.size, "--scenario", cell.scenario, "--dataset", cell.dataset]
+    command += ["--method", matrix.arms[cell.arm].method, *(["--amend"] if amend else [])]
+    command += ["--set", shlex.join(settings(matrix, cell, resolve_run))]
+    log = run.folder.with_name(f"{run.folder.name}.log")
+    with log.open("ab") as file:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False)
+    return done.returncode

@@ -1,0 +1,197 @@
+"""Matrices: what they expand to, what is refused, and runs of one for real: run, resume, collect."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lada.__main__ import main
+from lada.config import CONFIGS, read_run
+from lada.errors import ConfigError
+from lada.matrix.cells import Cell, Matrix, expand, read_matrix, settings
+from lada.matrix.collect import collect, read_rows
+from lada.matrix.local import find_runs, run_matrix
+from lada.records import SampleLog, read_jsonl
+from lada.runs import resolve_run
+from tests.smallest_models import SETTINGS
+
+NAMES = sorted(path.stem for path in (CONFIGS / "matrices").glob("*.yaml"))
+SMALL = dict(setting.split("=", 1) for setting in SETTINGS)
+
+
+def matrix(**changes: object) -> Matrix:
+    content = {"scenarios": ["1"], "seeds": [0], "arms": {"standalone": {"method": "standalone"}}}
+    return Matrix.model_validate({**content, **changes}, strict=False)
+
+
+# -- what it is
+
+
+def test_arms_run_over_all_axes_seed_by_seed() -> None:
+    found = expand(
+        matrix(
+            scenarios=["1", "3"],
+            seeds=[0, 1],
+            shots=[0, 1],
+            arms={"a": {"method": "standalone"}, "b": {"method": "fedkd"}},
+        )
+    )
+    assert len(found) == len(set(found)) == 2 * 2 * 2 * 2
+    assert [cell.seed for cell in found] == [0] * 8 + [1] * 8
+    assert found[0] == Cell("a", "1", "lab-math", 0, 0) and found[1].arm == "b"
+
+
+def test_a_grid_multiplies_arms_and_reaches_the_run() -> None:
+    rates = {"training.client.learning_rate": [1e-4, 3e-4], "training.client.decay": [0.5, 1.0]}
+    found = matrix(grid=rates, settings={"training.client.decay": 0.1})
+    cells = expand(found)
+    assert [cell.at for cell in cells] == [
+        "learning_rate=0.0001 decay=0.5",
+        "learning_rate=0.0001 decay=1.0",
+        "learning_rate=0.0003 decay=0.5",
+        "learning_rate=0.0003 decay=1.0",
+    ]
+    assert "training.client.decay=1.0" in settings(found, cells[1], resolve_run)
+
+
+def test_an_arm_that_replays_comes_last_and_names_the_run_of_its_own_cell(tmp_path: Path) -> None:
+    found = matrix(
+        seeds=[0, 1],
+        arms={
+            "random": {
+                "method": "lada",
+                "settings": {"method.select.mode": "random"},
+                "replays": {"method.select.replay": "lada"},
+            },
+            "lada": {"method": "lada"},
+        },
+    )
+    runs = find_runs(found, tmp_path)
+    assert [run.cell.arm for run in runs] == ["lada", "lada", "random", "random"]
+    for source, replaying in ((runs[0], runs[2]), (runs[1], runs[3])):
+        wanted = settings(found, replaying.cell, resolve_run)
+        assert f"method.select.replay={source.folder.name}" in wanted
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"contrasts": [["a", "standalone"]]}, "contrasts name 'a'; arms here: standalone"),
+        (
+            {"arms": {"a": {"method": "sft", "replays": {"method.replay": "b"}}}},
+            "arm a replays 'b'; arms here: a",
+        ),
+        ({"arms": {"Two words": {"method": "sft"}}}, "pattern"),
+        ({"arms": {}}, "at least 1"),
+        ({"seeds": []}, "at least 1"),
+    ],
+)
+def test_what_makes_no_matrix_is_refused(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        matrix(**changes)
+
+
+def test_mistakes_name_the_file_and_the_key(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("scenarios: ['1']\narm: {}\narms: {a: {method: standalone}}\n")
+    with pytest.raises(ConfigError, match=rf"{path}: unknown key 'arm'; did you mean 'arms'"):
+        read_matrix(str(path))
+    with pytest.raises(ConfigError, match=r"no configs/matrices/lab-studi.yaml; did you mean 'lab-study'"):
+        read_matrix("lab-studi")
+    with pytest.raises(ConfigError, match="unknown key 'method.colour'"):
+        find_runs(matrix(settings={"method.colour": "red"}), tmp_path)
+    with pytest.raises(ConfigError, match=r"'method.select'.*dotted keys with plain values"):
+        find_runs(matrix(settings={"method.select": {"share": 0.5}}), tmp_path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_shipped_matrix_resolves_to_runs_of_its_own(name: str, tmp_path: Path) -> None:
+    found = read_matrix(name)
+    folders = [run.folder for run in find_runs(found, tmp_path)]
+    assert len(folders) == len(set(folders)) == len(expand(found)) > 1
+
+
+# -- runs
+
+
+ARMS = {
+    "standalone": {"method": "standalone"},
+    "lada": {"method": "lada"},
+    "random": {
+        "method": "lada",
+        "settings": {"method.select.mode": "random"},
+        "replays": {"method.select.replay": "lada"},
+    },
+}
+
+
+@pytest.mark.slow
+def test_a_matrix_runs_goes_on_and_is_collected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs, said = tmp_path / "runs", list[str]()
+    found = matrix(size="tiny", settings=SMALL, arms=ARMS, contrasts=[["lada", "standalone"]])
+    assert run_matrix(found, runs, jobs=2, report=said.append) == []
+    assert said[0] == "3 runs: 0 finished, 3 to do, 2 at a time"
+    assert said[-1].startswith("3/3 done: random, scenario 1") and "left" in said[-1]
+    lada, random = (run for run in find_runs(found, runs) if run.cell.arm != "standalone")
+    for stage in ("r01-learn", "r02-learn"):
+        counts = [
+            len(read_jsonl(SampleLog, run.folder / "parties" / "client-1" / stage / "samples.jsonl"))
+            for run in (lada, random)
+        ]
+        assert counts[0] == counts[1] > 0, "the control draws as many as the filter took"
+
+    shutil.rmtree(random.folder)
+    said.clear()
+    assert run_matrix(found, runs, jobs=1, report=said.append) == []
+    assert said[0] == "3 runs: 2 finished, 1 to do, 1 at a time"
+
+    rows = collect(found, find_runs(found, runs))
+    assert {row.arm for row in rows} == {"standalone", "lada", "random"}
+    mine = {
+        (row.metric, row.round, row.party): row.value
+        for row in rows
+        if row.arm == "lada" and (row.metric.startswith("paired") or row.metric == "accuracy")
+    }
+    base = {row.party: row.value for row in rows if (row.arm, row.metric) == ("standalone", "accuracy")}
+    for party in ("client-1", "server"):
+        gap = mine["accuracy", 2, party] - base[party]
+        assert mine["paired/standalone", 2, party] == pytest.approx(gap, abs=1e-12)
+
+    path = tmp_path / "mine.yaml"
+    path.write_text(found.model_dump_json())
+    arguments = ["collect", str(path), "--runs", str(runs), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    assert f"{len(rows)} rows of 3 of 3 runs" in capsys.readouterr().out
+    assert [row.value for row in read_rows(tmp_path / "out" / "mine.csv")] == pytest.approx(
+        [row.value for row in rows], rel=1e-8
+    )
+    with (tmp_path / "out" / "mine-runs.csv").open(newline="") as file:
+        made = list(csv.DictReader(file))
+    assert {row["run_id"] for row in made} == {run.folder.name for run in find_runs(found, runs)}
+    assert len({row["code"] for row in made}) == 1 and all(len(row["weights"]) == 16 for row in made)
+
+    (lada.folder / "parties" / "server" / "r02-learn" / "manifest.json").unlink()
+    assert {row.arm for row in collect(found, find_runs(found, runs))} == {"standalone", "random"}
+
+
+@pytest.mark.slow
+def test_a_failed_run_is_named_and_the_others_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, runs = tmp_path / "mine.yaml", tmp_path / "runs"
+    found = matrix(size="tiny", settings=SMALL, seeds=[0, 1])
+    path.write_text(found.model_dump_json())
+    broken, whole = find_runs(found, runs)
+    runs.mkdir()
+    broken.folder.write_text("in the way")
+    assert main(["matrix", str(path), "--runs", str(runs), "--list"]) == 0
+    assert capsys.readouterr().out.count("to do") == 2
+    assert main(["matrix", str(path), "--runs", str(runs)]) == 1
+    shown = capsys.readouterr()
+    assert "1/2 FAILED" in shown.out and "2/2 done" in shown.out
+    assert f"{broken.folder}.log" in shown.err
+    assert whole.finished and read_run(whole.folder).seed == 1
+    assert broken.folder.read_text() == "in the way"
