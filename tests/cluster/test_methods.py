@@ -1,4 +1,4 @@
-"""Every method, and LaDa in each of its hosts, on a real cluster: the CSV of the in-process run, byte for byte."""
+"""Every method, and LaDa in each host, on a real cluster: the CSV of the in-process run, byte for byte."""
 
 from __future__ import annotations
 
