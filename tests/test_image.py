@@ -69,8 +69,15 @@ class Site:
         return found
 
 
+def has_free(patch: pytest.MonkeyPatch, count: int) -> None:
+    """All disks have this many bytes free."""
+    usage = shutil.disk_usage("/")
+    patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=count))
+
+
 @pytest.fixture()
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    has_free(monkeypatch, 10**14)
     return Site(tmp_path, monkeypatch)
 
 
@@ -159,8 +166,7 @@ def test_what_is_missing_is_named_with_the_mend(site: Site, monkeypatch: pytest.
 
 def test_too_little_space_is_noticed_before_the_build(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     (site.root / "wheels" / "a.whl").write_bytes(b"x" * 1000)
-    usage = shutil.disk_usage(site.root)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=5000))
+    has_free(monkeypatch, 5000)
     with pytest.raises(ConfigError, match=r"0.0 GB free, the build needs about .* GB: .*APPTAINER_TMPDIR"):
         site.make()
     assert not site.calls.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -23,20 +24,21 @@ def daemon(name: str, action: str, suite: Suite) -> None:
     subprocess.run([DEVCLUSTER / "daemon.sh", name, action], env=environment, check=True, capture_output=True)
 
 
-def test_a_dead_slurmd_and_its_split_brain(suite: Suite, tmp_path: Path) -> None:
+def test_a_dead_slurmd_and_its_split_brain(suite: Suite, expected: bytes) -> None:
     """The node is lost for Slurm while its stage goes on: the job runs twice, the first commit wins."""
-    options = ("--scenario", "one-client", "--size", "tiny", "--set", "rounds=1 data.num_test=1500")
-    run = suite.submit("dead-slurmd", *options)
+    run = suite.submit("dead-slurmd")
     job = run.job(PREPARE)
-    run.wait_for_process(PREPARE)
+    first = run.wait_for_process(PREPARE)
+    os.kill(first, signal.SIGSTOP)  # or it would be done before Slurm misses its node
     node = suite.command("squeue", "--noheader", f"--jobs={job}", "--format=%N").stdout.strip()
     daemon(node, "kill", suite)
     try:
         run.wait_for(lambda: len(run.processes(PREPARE)) == 2, "a second copy beside the first", patience=300)
+        os.kill(first, signal.SIGCONT)
         run.wait()
     finally:
         daemon(node, "start", suite)
-    assert run.folder.metrics_csv.read_bytes() == suite.in_process(tmp_path, *options)
+    assert run.folder.metrics_csv.read_bytes() == expected
     assert set(run.failures()) <= {"node_lost", "cancelled", "crashed", "never_started"}
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -168,13 +169,19 @@ def test_a_full_disk_pauses_the_run_until_there_is_space(suite: Suite, expected:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m,mode=777", "tmpfs", str(folder)], check=True)
     try:
         run = suite.submit("full", cluster=suite.cluster(patience={"free_gb": 0.002}))
+        run.wait_for(lambda: run.events("submitted"), "the first stages")
         ballast = folder / "ballast"
         suite.command("sh", "-c", f"head -c 300M /dev/zero > {ballast}", check=False)
         run.wait_for(lambda: run.status()["state"] == "paused", "a pause")
+        # The driver cannot note it on a full disk; it has noticed once its stages are over and none follows.
+        run.wait_for(lambda: len(run.queue()) == 1, "the driver alone")
+        time.sleep(5)
+        assert len(run.queue()) == 1, "nothing is started on a full disk"
         ballast.unlink()
         run.wait()
         assert run.folder.metrics_csv.read_bytes() == expected
-        assert set(run.failures()) <= {"no_space"}
-        assert "going on, paused for " in run.driver_log()
+        # On a full disk Slurm itself cannot open a stage's log: such an attempt never starts.
+        assert set(run.failures()) <= {"no_space", "never_started"}
+        assert "going on, paused for " in run.driver_log(), "said when there is room to say it"
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
