@@ -64,8 +64,8 @@ class Row:
 
 def arm_name(config: RunConfig) -> str:
     """What a run is called in the tables: method, profile and additions to the paper."""
-    method = config.method
-    if method["name"] != "lada":
+    method = config.method if config.method["name"] == "lada" else config.method.get("lada")
+    if method is None:
         return config.method_label
     parts = [f"{config.method_label} ({method['reward']['profile']})"]
     if method["nll_weight"]:
