@@ -101,7 +101,7 @@ class Config(HostOptions):
 
     KEPT: ClassVar = (
         *("steps", "per_step", "max_size", "first_examples", "examples", "depth", "asks", "temperature"),
-        *("top_p", "max_new_tokens", "duplicate", "embedder", "embedder_model", "boosting"),
+        *("top_p", "max_new_tokens", "duplicate", "embedder", "embedder_model", "boosting", "noise"),
     )
     IDLE: ClassVar = ("schedule",)
 
