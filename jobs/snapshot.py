@@ -160,7 +160,7 @@ def _label(run: RunDir) -> str:
         return ""  # of another version; the rest can still be told
     shots = "one" if config.shots else "zero"
     return (
-        f"scenario {config.scenario}, {config.method['name']}, {config.dataset.name}, {shots}-shot, "
+        f"scenario {config.scenario}, {config.method_label}, {config.dataset.name}, {shots}-shot, "
         f"seed {config.seed}, {config.tier} tier, size {config.size}"
     )
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from lada.exchange import Outbox
 from lada.generation import generate
 from lada.local import expected_lengths
+from lada.models import LanguageModel
 from lada.party import Party, json_payload, records_payload
 from lada.records import Response
 from lada.results import METRICS_FILE
@@ -21,13 +22,18 @@ LENGTHS = "state/public_lengths.json"
 
 
 def answer(
-    party: Party, ids: Sequence[str], *, known: Mapping[str, Response] | None = None
+    party: Party,
+    ids: Sequence[str],
+    *,
+    known: Mapping[str, Response] | None = None,
+    model: LanguageModel | None = None,
 ) -> tuple[dict[str, Response], Outbox]:
     """Generate reasoning texts with the party's current model.
 
     A text that hit the length limit is dropped and counted, never cut (architecture, section 9).
 
     Args:
+        model: in place of the party's committed one.
         known: id -> text that this very model state gave before: these are not generated again.
 
     Returns:
@@ -39,7 +45,7 @@ def answer(
     confident = party.config.exchange.publish_confidence
     tick = party.reporter.phase("answers", len(new))
     generated = generate(
-        party.open_model(),
+        party.open_model() if model is None else model,
         [party.prompt(party.question(name)) for name in new],
         party.config.generation,
         seed=party.seed("answers"),

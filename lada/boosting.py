@@ -113,6 +113,18 @@ class Boosting:
         self.weights = dict(zip(names, new, strict=True))
         self.missed.append(len(missed) / len(names))
 
+    def end(self) -> dict[str, float]:
+        """End the last epoch; metrics, none where the weights stay as they are."""
+        self.update()
+        if not self.missed:
+            return {}
+        values = self.weights.values()
+        return {
+            "missed": self.missed[-1],
+            "weight_least": min(values),
+            "weight_greatest": max(values),
+        }
+
     def state(self) -> Saved:
         """All that changes."""
         return Saved({}, {"weights": self.weights, "missed": self.missed, "batches": self._batches})
@@ -143,13 +155,7 @@ def learn_boosted(
         Metrics of the training: ``missed``, the share of samples that the model answers otherwise at the
         end, and the least and the greatest weight then.
     """
-    role = party.training("client")
-    weights = Boosting(
-        dict.fromkeys((item.id for item in items), 1.0),
-        epochs=role.epochs,
-        per_epoch=max(1, math.ceil(len(items) / role.batch_size)),
-        judge=(lambda: missed_samples(party, model, items)) if boosting else None,
-    )
+    role, weights = party.training("client"), even_weights(party, model, items, boosting=boosting)
     examples = [solved_example(party, model, item) for item in items]
     logs = train(
         party,
@@ -161,10 +167,15 @@ def learn_boosted(
         learning_rate=role.learning_rate * role.decay ** (party.round - 1),
         hooks=Hooks(weights.keep, memory=weights),
     )
-    weights.update()
-    metrics = training_metrics(examples, logs)
-    if weights.missed:
-        metrics["missed"] = weights.missed[-1]
-        metrics["weight_least"] = min(weights.weights.values())
-        metrics["weight_greatest"] = max(weights.weights.values())
-    return metrics
+    return training_metrics(examples, logs) | weights.end()
+
+
+def even_weights(party: Party, model: LanguageModel, items: Sequence[Item], *, boosting: bool) -> Boosting:
+    """Weights of a client's samples at the beginning of a training on them."""
+    role = party.training("client")
+    return Boosting(
+        dict.fromkeys((item.id for item in items), 1.0),
+        epochs=role.epochs,
+        per_epoch=max(1, math.ceil(len(items) / role.batch_size)),
+        judge=(lambda: missed_samples(party, model, items)) if boosting else None,
+    )

@@ -224,8 +224,10 @@ class RunConfig(Options):
 
     @property
     def method_label(self) -> str:
-        """What results call the method: its name, and that the answers were read where they were."""
-        return f"{self.method['name']}-{ORACLE}" if self.opens_answers else str(self.method["name"])
+        """What results call the method: its name, whom it hosts, that answers were read where they were."""
+        plugin = self.method.get("plugin", "none")
+        label = self.method["name"] if plugin == "none" else f"{self.method['name']}+{plugin}"
+        return f"{label}-{ORACLE}" if self.opens_answers else str(label)
 
     @property
     def replayed(self) -> str | None:
@@ -236,7 +238,7 @@ class RunConfig(Options):
     @property
     def run_id(self) -> str:
         """Readable label plus 8 hex digits of the resolved configuration's hash."""
-        label = f"{self.scenario}-{self.method_label}-{self.dataset.name}"
+        label = f"{self.scenario}-{self.method_label.replace('+', '-')}-{self.dataset.name}"
         return f"{label}-{self.shots}shot-s{self.seed}-{config_hash(self)[:8]}"
 
 

@@ -44,8 +44,9 @@ def filter_metrics(logs: Iterable[SampleLog], answers: Mapping[str, str], seen: 
 
     Args:
         logs: the samples that the party trained on with this partner.
-        answers: public id -> sealed letter.
-        seen: ids selected in earlier rounds; this round's are added.
+        answers: public id -> sealed letter. Of a question that the server wrote nobody knows the letter: it
+            counts in what needs none.
+        seen: public ids selected in earlier rounds; this round's are added.
 
     Returns:
         ``pairs`` (selected samples with both texts), ``coverage`` |union over rounds| / N,
@@ -56,20 +57,17 @@ def filter_metrics(logs: Iterable[SampleLog], answers: Mapping[str, str], seen: 
         deviations); what is not defined is left out.
     """
     rows = list(logs)
-    seen.update(row.id for row in rows)
-    found: dict[str, float | None] = {
-        "pairs": float(len(rows)),
-        "coverage": len(seen) / max(1, len(answers)),
-    }
+    public = [row for row in rows if row.id in answers]
+    seen.update(row.id for row in public)
+    found: dict[str, float | None] = {"pairs": float(len(rows))}
+    if public or not rows:
+        found["coverage"] = len(seen) / max(1, len(answers))
+    if public:
+        found |= _truth(public, [row.chosen == answers[row.id] for row in public])
     if rows:
-        right = [row.chosen == answers[row.id] for row in rows]
-        found["chosen_right"] = float(np.mean(right))
         if any(row.rejected is not None for row in rows):  # not so where a method compares no own texts
             found["letters_agree"] = float(np.mean([row.chosen == row.rejected for row in rows]))
             found["same_text"] = float(np.mean([row.same_text for row in rows]))
-        found["auc_score"] = _auc_of([row.score for row in rows], right)
-        found["auc_reward"] = _auc_of([row.reward for row in rows], right)
-        found["auc_likelihood"] = _auc_of([row.likelihood for row in rows], right)
         found |= _label_spread([row.reward for row in rows if row.reward is not None])
         both = [row for row in rows if row.paper_gain is not None and row.paired_gain is not None]
         found["corr_paper_paired"] = correlation(
@@ -77,6 +75,15 @@ def filter_metrics(logs: Iterable[SampleLog], answers: Mapping[str, str], seen: 
         )
         found["explore_to_exploit"] = _spread_ratio(rows)
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _truth(rows: Sequence[SampleLog], right: Sequence[bool]) -> dict[str, float | None]:
+    return {
+        "chosen_right": float(np.mean(right)),
+        "auc_score": _auc_of([row.score for row in rows], right),
+        "auc_reward": _auc_of([row.reward for row in rows], right),
+        "auc_likelihood": _auc_of([row.likelihood for row in rows], right),
+    }
 
 
 def _auc_of(values: Sequence[float | None], right: Sequence[bool]) -> float | None:

@@ -24,11 +24,12 @@ from lada.resume import Saved
 from lada.selection.allocation import Allocation, Rewarded, RoundLosses, paired_gains
 from lada.selection.features import SampleHistory
 from lada.selection.rewards import batch_gains
-from lada.training import Example, Hooks, sequence_log_probs, with_reference
+from lada.training import NO_HOOKS, Example, Hooks, sequence_log_probs, with_reference
 from lada.training_state import StepLog
 
 LogProbs = Sequence[tuple[float, ...]]
 ByPartner = dict[str, dict[str, float]]
+CALLER = "caller"
 
 
 @dataclass
@@ -52,6 +53,7 @@ def distil(
     loss: PairLoss,
     *,
     entry_pass: bool,
+    hooks: Hooks = NO_HOOKS,
 ) -> Learned:
     """Train on the examples and reward their selection.
 
@@ -59,11 +61,12 @@ def distil(
         examples: without reference log-probabilities; they are taken here, once for all epochs.
         allocations: partner -> the pair's allocation, whose filter learns.
         entry_pass: measure losses before the first step by a pass of their own, else take first visits.
+        hooks: of the caller; ``keep`` sees a batch before the filters do.
     """
     known = _referenced(party, model, examples, loss)
     entry = _losses(party, model, known, loss, "entry pass") if entry_pass else {}
     late = _close_previous_round(allocations, entry) if entry_pass else {}
-    watch = _Watch(party, model, {example.id: example for example in known}, allocations, loss)
+    watch = _Watch(party, model, {example.id: example for example in known}, allocations, loss, hooks)
     logs = watch.train(known)
     found = {partner: watch.round_losses(partner, entry) for partner in allocations}
     if not entry_pass:
@@ -98,8 +101,9 @@ class _Watch:
         examples: Mapping[str, Example],
         allocations: Mapping[str, Allocation],
         loss: PairLoss,
+        hooks: Hooks,
     ) -> None:
-        self._party, self._model, self._loss = party, model, loss
+        self._party, self._model, self._loss, self._hooks = party, model, loss, hooks
         self._examples, self._allocations = examples, allocations
         self._steps: list[ByPartner] = []
         self._after: list[ByPartner] = []
@@ -129,18 +133,20 @@ class _Watch:
         for partner, allocation in self._allocations.items():
             own, values[partner] = allocation.round_state()
             tensors |= {f"{partner}.{key}": value for key, value in own.items()}
-        return Saved(tensors, {"allocations": values, "steps": self._steps, "after": self._after})
+        found = {"allocations": values, "steps": self._steps, "after": self._after}
+        if self._hooks.memory is not None:
+            caller = self._hooks.memory.state()
+            tensors |= {f"{CALLER}.{key}": value for key, value in caller.tensors.items()}
+            found[CALLER] = caller.values
+        return Saved(tensors, found)
 
     def load_state(self, saved: Saved) -> None:
         """Put a `state` back."""
         self._steps, self._after = saved.values["steps"], saved.values["after"]
         for partner, allocation in self._allocations.items():
-            own = {
-                key.removeprefix(f"{partner}."): value
-                for key, value in saved.tensors.items()
-                if key.startswith(f"{partner}.")
-            }
-            allocation.load_round_state(own, saved.values["allocations"][partner])
+            allocation.load_round_state(_part(saved, partner), saved.values["allocations"][partner])
+        if self._hooks.memory is not None:
+            self._hooks.memory.load_state(Saved(_part(saved, CALLER), saved.values[CALLER]))
 
     def round_losses(self, partner: str, entry: ByPartner) -> RoundLosses:
         steps = [step.get(partner, {}) for step in self._steps]
@@ -152,6 +158,8 @@ class _Watch:
 
     def _keep(self, batch: list[Example]) -> list[Example]:
         """Drop the pairs that their filter no longer wants (``select.refine``); the rest share the weight."""
+        if self._hooks.keep is not None:
+            batch = self._hooks.keep(batch)
         wanted: set[tuple[str, str]] = set()
         for partner, allocation in self._allocations.items():
             mine = [e.id for e in batch if any(term.partner == partner for term in e.terms)]
@@ -169,6 +177,14 @@ class _Watch:
             self._after.append(_losses(self._party, self._model, batch, self._loss, None))
         for partner, allocation in self._allocations.items():
             allocation.after_step(step.get(partner, {}), round=self._party.round)
+        if self._hooks.after_step is not None:
+            self._hooks.after_step(log)
+
+
+def _part(saved: Saved, owner: str) -> dict[str, Tensor]:
+    """Tensors of a partner or of the caller, under their own names."""
+    start = f"{owner}."
+    return {key.removeprefix(start): value for key, value in saved.tensors.items() if key.startswith(start)}
 
 
 def _without(example: Example, wanted: set[tuple[str, str]]) -> Example | None:

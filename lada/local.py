@@ -5,8 +5,9 @@ Every method begins with this step. The server does not train here: its referenc
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from lada.answers import extract_letter
@@ -177,3 +178,9 @@ def add_evaluation(outbox: Outbox, found: Evaluation, metrics: dict[str, float])
     outbox.private["predictions.jsonl"] = records_payload(found.predictions, "predictions")
     outbox.private[METRICS_FILE] = json_payload({**found.metrics, **metrics}, "metrics")
     outbox.private[LENGTHS_FILE] = json_payload(found.lengths, "state")
+
+
+def add_metrics(outbox: Outbox, found: Mapping[str, float]) -> None:
+    """Put more metrics beside those of an outbox."""
+    before = json.loads(outbox.private[METRICS_FILE].data)
+    outbox.private[METRICS_FILE] = json_payload({**before, **found}, "metrics")

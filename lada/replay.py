@@ -44,10 +44,13 @@ def selections(run: RunDir, config: RunConfig) -> dict[str, list[Replayed]]:
             not say so.
     """
     _check(run, config)
+    public = {question.id for question in run.public_questions()}
     found: dict[str, list[Replayed]] = {party.name: [] for party in config.parties}
     for group in read_plan(run).groups():
         for stage in group:
             found[stage.party] += _asked(run, stage)
+    if any(one.id not in public for chosen in found.values() for one in chosen):
+        raise ConfigError(f"replay: {run.root.name} selected among questions that its own server wrote")
     for party, chosen in found.items():
         keys = {(one.round, one.partner, one.id) for one in chosen}
         assert len(keys) == len(chosen), f"{party} asks for the same sample twice in a round"
@@ -69,7 +72,7 @@ def _check(run: RunDir, config: RunConfig) -> None:
     other = read_run(run.root)
     name = run.root.name
     if "select" not in {key for key, _ in nested(other.method)}:
-        raise ConfigError(f"replay: {name} is a run of {other.method['name']}, which selects nothing")
+        raise ConfigError(f"replay: {name} is a run of {other.method_label}, which selects nothing")
     if next(read_plan(run).pending(run.is_committed), None) is not None:
         raise ConfigError(f"replay: {name} is not finished")
     differing = [key for key in SAME if getattr(other, key) != getattr(config, key)]

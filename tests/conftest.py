@@ -44,6 +44,20 @@ def smallest_lab(smallest_models: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
+def writing_lab(smallest_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """As `smallest_lab`, but the server's model is the committed one: only that can write a question."""
+    from lada.lab import WEIGHTS
+
+    folder = tmp_path_factory.mktemp("writing-lab")
+    for path in smallest_models.iterdir():
+        source = WEIGHTS if path.name == "qwen3-32b" else smallest_models
+        (folder / path.name).symlink_to(source / path.name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LADA_LAB_WEIGHTS", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
 def tiny_run(smallest_lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunDir]:
     """Makes the folder of a run that takes about a second: ``tiny_run(name, *settings)``."""
     from tests.federation import make

@@ -21,7 +21,8 @@ MEMBERS = {
     2: "models resume generation row_cache evaluation losses forward training training_state token_alignment "
     "vocabulary voting soft_targets knowledge labels selection socratic embedding writing lab "
     "tree_search tree_texts tree_actions consistency",
-    3: "party method methods local pairs distillation answering imitation shared_texts boosting runs",
+    3: "party method methods local pairs distillation answering imitation shared_texts boosting runs "
+    "plugin plugin_options allocations",
     4: "stage progress matrix report __main__",
 }
 """Ring -> modules and packages of lada; what is inside a package has its ring (architecture, section 2)."""

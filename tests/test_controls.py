@@ -13,7 +13,6 @@ from lada.method import method_names
 from lada.plan import read_plan
 from lada.records import SampleId, SampleLog, read_jsonl
 from lada.replay import find_replayed
-from lada.report.study import arm_name
 from lada.results import read_metrics
 from lada.rundir import RunDir, Stage
 from lada.runs import check_run, resolve_run
@@ -91,7 +90,7 @@ def test_a_run_that_opens_the_answers_is_called_so_everywhere() -> None:
     plain, opened = config(), config(ORACLE)
     assert not plain.opens_answers and "oracle" not in plain.run_id
     assert opened.opens_answers and opened.run_id.startswith("1-lada-oracle-lab-math-")
-    assert arm_name(opened).startswith("lada-oracle") and "oracle" not in arm_name(plain)
+    assert opened.method_label == "lada-oracle" and plain.method_label == "lada"
 
 
 @pytest.mark.parametrize("method", method_names())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lada.config import SERVER
-from lada.methods.lada import Config
+from lada.plugin_options import LaDaOptions as Config
 from lada.records import Response, Reward, SampleId, SampleLog, read_jsonl
 from lada.rundir import RunDir
 from tests.federation import commit, drive, metrics

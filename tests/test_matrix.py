@@ -101,10 +101,29 @@ def test_mistakes_name_the_file_and_the_key(tmp_path: Path) -> None:
         read_matrix(str(path))
     with pytest.raises(ConfigError, match=r"no configs/matrices/lab-studi.yaml; did you mean 'lab-study'"):
         read_matrix("lab-studi")
-    with pytest.raises(ConfigError, match="unknown key 'method.colour'"):
+    with pytest.raises(ConfigError, match=r"unknown key 'method\.colour'"):
         find_runs(matrix(settings={"method.colour": "red"}), tmp_path)
     with pytest.raises(ConfigError, match=r"'method.select'.*dotted keys with plain values"):
         find_runs(matrix(settings={"method.select": {"share": 0.5}}), tmp_path)
+
+
+def test_an_arm_that_opens_the_answers_says_so_in_tables(tmp_path: Path) -> None:
+    oracle = {"method": "lada", "settings": {"method.select.mode": "oracle"}}
+    with pytest.raises(ConfigError, match="arm best opens the sealed answers: its label must say oracle"):
+        find_runs(matrix(arms={"best": oracle}), tmp_path)
+    assert find_runs(matrix(arms={"best": {**oracle, "label": "oracle choice"}}), tmp_path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_additions_to_the_paper_are_marked_in_shipped_matrices(name: str) -> None:
+    found = read_matrix(name)
+    for arm, one in found.arms.items():
+        added = {
+            key
+            for key, value in one.settings.items()
+            if key.endswith(("nll_weight", "sender_confidence", "select.fresh")) or value == "likelihood"
+        }
+        assert bool(added) == ("[addition]" in found.label(arm)), f"{arm}: {added}"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,7 +8,6 @@ import random
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,6 @@ from lada.driver import Driver
 from lada.embedding import question_text, tfidf_embedder
 from lada.errors import ConfigError, StageError
 from lada.exchange import Outbox, published_questions
-from lada.lab import WEIGHTS
 from lada.methods import wasp
 from lada.party import MODEL_FILE
 from lada.plan import read_plan
@@ -44,19 +42,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("writing_lab")]
 CLIENTS = ("client-1", "client-2", "client-3")
 SMALL = ("method.steps=2", "method.per_step=8")
 SHORT = ("method.steps=1", "method.per_step=10", "rounds=1")
-
-
-@pytest.fixture(scope="module")
-def writing_lab(smallest_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The smallest models, but the server's is the committed one: only that can write a question."""
-    folder = tmp_path_factory.mktemp("writing-lab")
-    for path in smallest_models.iterdir():
-        (folder / path.name).symlink_to(
-            (WEIGHTS if path.name == "qwen3-32b" else smallest_models) / path.name
-        )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LADA_LAB_WEIGHTS", str(folder))
-        yield folder
 
 
 def make(runs: Path, *settings: str, scenario: str = "one-client") -> RunDir:

@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+from lada.config import ORACLE
+from lada.errors import ConfigError
 from lada.matrix.cells import Cell, Matrix, cell_layers, expand, settings
 from lada.plan import read_plan
 from lada.rundir import RunDir
@@ -39,12 +41,15 @@ def find_runs(matrix: Matrix, runs: Path) -> list[Run]:
     """The folders of all cells, there or not.
 
     Raises:
-        ConfigError: an arm's options are wrong.
+        ConfigError: an arm's options are wrong, or it opens the sealed answers and its label does not say so.
     """
-    return [
-        Run(cell, runs / resolve_run(cell_layers(matrix, cell, resolve_run)).run_id)
-        for cell in expand(matrix)
-    ]
+    found = []
+    for cell in expand(matrix):
+        config = resolve_run(cell_layers(matrix, cell, resolve_run))
+        if config.opens_answers and ORACLE not in matrix.label(cell.arm):
+            raise ConfigError(f"arm {cell.arm} opens the sealed answers: its label must say {ORACLE}")
+        found.append(Run(cell, runs / config.run_id))
+    return found
 
 
 def run_matrix(

@@ -7,6 +7,9 @@ or without a letter, and learns the other side's texts by cross-entropy: clients
 Choice: an LLM that is never trained (``server_update: none``) answers once and sends once; clients keep its
 texts, since another round would send the same bytes. The variant of the method that the paper cites, which
 exchanges class-averaged option logits, is left out: a letter is no class when options are shuffled.
+
+With ``plugin: lada`` nothing of FedKD's own is left: LaDa's filters replace "all questions" and its loss the
+cross-entropy, in both directions, so the run is that of ``METHOD=lada``, and ``lada.schedule`` is its order.
 """
 
 from __future__ import annotations
@@ -15,15 +18,17 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from lada import plugin
 from lada.answering import OWN_TEXTS, TEXTS, answer
 from lada.answers import extract_letter
-from lada.config import SERVER, Options
+from lada.config import SERVER
 from lada.exchange import Outbox
 from lada.imitation import imitate, publish_model, text_examples, text_logs
 from lada.inbox import by_id
 from lada.local import add_evaluation, measure, prepare_client, prepare_server
 from lada.method import Step
 from lada.party import Party, records_payload
+from lada.plugin_options import HostOptions, alone, hosted
 from lada.records import Response, parse_jsonl
 from lada.results import SAMPLES_FILE
 
@@ -31,7 +36,7 @@ ANSWERING = ("respond", "answer")
 """Steps that send texts; of a party, one configuration has one of them."""
 
 
-class Config(Options):
+class Config(HostOptions):
     """FedKD's options.
 
     Attributes:
@@ -40,6 +45,9 @@ class Config(Options):
         schedule: ``parallel`` has both sides learn from texts of the round's start; ``sequential`` has the
             server learn first and answer afterwards, as FedMKT does.
         drop_unparsed: leave out texts without a letter (for an analysis; the method takes every text).
+        plugin: ``lada`` puts LaDa's selection and loss in place of ``server_update``, ``schedule`` and
+            ``drop_unparsed``.
+        lada: options of LaDa as ``METHOD=lada`` takes them, with ``plugin=lada`` alone.
     """
 
     server_update: Literal["none", "sft_on_slm"] = "sft_on_slm"
@@ -93,7 +101,7 @@ def _order(options: Config) -> str:
     return "one-way" if options.server_update == "none" else options.schedule
 
 
-STEPS = (
+STEPS = alone(
     Step("prepare", server=prepare_server, client=prepare_client, once=True),
     Step("answer", server=respond, once=True, when=lambda options: _order(options) == "one-way"),
     Step("respond", server=respond, client=respond, when=lambda options: _order(options) == "parallel"),
@@ -102,4 +110,4 @@ STEPS = (
     Step("answer", server=respond, when=lambda options: _order(options) == "sequential"),
     Step("learn", server=learn, client=learn, when=lambda options: _order(options) == "parallel"),
     Step("learn", client=learn, when=lambda options: _order(options) != "parallel"),
-)
+) + hosted(*plugin.STEPS)

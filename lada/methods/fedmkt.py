@@ -10,20 +10,24 @@ private training of round 1, so that there is one a round. What the server sent 
 snapshot in the next. The options stand in the prompt and a letter answers, as everywhere in this suite; in
 FedMKT's own experiments the options are hidden and their text is the target.
 
-To be hosted by another scheme: `source_weights` in `_learn` selects, the loss given to `_train` is what is
-optimised; private training and the order of steps are FedMKT's own.
+With ``plugin: lada`` two things of FedMKT's stay: clients train on their private questions every round
+before they share (``training.local``), and the server learns first, its clients then from what it has become.
+LaDa's filters replace the choice by cross-entropy, its loss both terms of FedMKT's, texts and ids replace
+logits. The reference policy stays that of round 0. Choice: intersecting both choices (``compose: intersect``)
+is left out; with LaDa as a guest no logits are sent, so there is no cross-entropy to choose by.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lada import plugin
+from lada.allocations import open_allocations, selected
 from lada.answering import answer
 from lada.answers import extract_letter
 from lada.config import SERVER, Fraction
@@ -33,12 +37,21 @@ from lada.imitation import publish_model
 from lada.inbox import by_id
 from lada.knowledge import Knowledge
 from lada.labels import coded, decoded, labelled, majority
-from lada.local import add_evaluation, measure, prepare_client, prepare_server, train, train_locally
+from lada.local import (
+    add_evaluation,
+    add_metrics,
+    measure,
+    prepare_client,
+    prepare_server,
+    train,
+    train_locally,
+)
 from lada.losses import SoftLoss
 from lada.method import Step
 from lada.models import LanguageModel
 from lada.party import MODEL_FILE, Party, json_payload, model_payloads, records_payload, tensors_payload
 from lada.payloads import Origin
+from lada.plugin_options import HostOptions, alone, hosted
 from lada.records import Letter, Response, SampleLog, parse_jsonl
 from lada.results import METRICS_FILE, SAMPLES_FILE
 from lada.selection.min_ce import Rule, source_weights
@@ -51,7 +64,7 @@ OWN_TEXTS, OWN_KNOWLEDGE = "state/shared_texts.jsonl", "state/logits.safetensors
 ALIGNMENTS = "state/alignments.json"
 
 
-class Config(TransferOptions):
+class Config(TransferOptions, HostOptions):
     """FedMKT's options.
 
     Attributes:
@@ -70,8 +83,11 @@ class Config(TransferOptions):
         hard_weight: FedMKT's lambda, the share of the plain cross-entropy on the labelled texts.
         server_update: ``none`` keeps the LLM as it came: its knowledge is sent once, and clients send
             nothing.
+        plugin: ``lada`` puts LaDa's selection and loss in place of all other options here.
+        lada: options of LaDa as ``METHOD=lada`` takes them, with ``plugin=lada`` alone.
     """
 
+    IDLE: ClassVar = ("schedule",)
     label_source: Literal["vote", "llm", "oracle"] = "vote"
     selection: Rule = "greater"
     hard_weight: Fraction = 0.9
@@ -111,9 +127,7 @@ def label(party: Party) -> Outbox:
     _keep(known, outbox)
     if options.server_update == "none":
         outbox.send(ALL, KNOWLEDGE, _message(known, texts, options))
-    counted = {"shared_texts": float(len(texts)), "labels": float(len(letters))}
-    metrics = json.loads(outbox.private[METRICS_FILE].data)
-    outbox.private[METRICS_FILE] = json_payload({**metrics, **counted}, "metrics")
+    add_metrics(outbox, {"shared_texts": float(len(texts)), "labels": float(len(letters))})
     return outbox
 
 
@@ -137,12 +151,7 @@ def settle(party: Party, own: Mapping[str, Response]) -> dict[str, Letter]:
 def share(party: Party) -> Outbox:
     """Train on the private questions (from round 2 on: `prepare` did it before), then say what is known."""
     options, model, outbox = _options(party), party.open_model(), Outbox()
-    steps: list[StepLog] = []
-    if party.round > 1:
-        local = party.training("local")
-        rate = local.learning_rate * local.decay ** (party.round - 1)
-        steps = train_locally(party, model, local.model_copy(update={"learning_rate": rate}))
-        outbox.private[MODEL_FILE], _ = model_payloads(model, party)
+    steps = _train_privately(party, model, outbox)
     texts = shared_texts(party)
     known = SharedTexts(party, model, texts, options).known()
     _keep(known, outbox)
@@ -166,17 +175,58 @@ def learn(party: Party) -> Outbox:
     return _learn(party)[2]
 
 
-STEPS = (
+# -- steps with LaDa as a guest
+
+
+def train_and_respond(party: Party) -> Outbox:
+    """Train on the private questions as `share` does, then answer what was selected and asked for."""
+    model, trained = party.open_model(), Outbox()
+    steps = _train_privately(party, model, trained)
+    mine = selected(open_allocations(party))
+    outbox = plugin.send_texts(party, mine, plugin.asked(party), model=model)
+    outbox.private |= trained.private
+    add_metrics(outbox, {"private_steps": float(len(steps))})
+    return outbox
+
+
+def respond_for_itself(party: Party) -> Outbox:
+    """The server's own texts on what it selected; its clients get theirs when it has learnt."""
+    return plugin.send_texts(party, selected(open_allocations(party)), {})
+
+
+STEPS = alone(
     Step("prepare", server=prepare_server, client=prepare_client, once=True),
     Step("vote", client=vote, once=True, when=lambda options: options.label_source == "vote"),
     Step("label", server=label, once=True),
     Step("share", client=share),
     Step("teach", server=teach, when=lambda options: options.server_update != "none"),
     Step("learn", client=learn),
+) + hosted(
+    Step(
+        "prepare",
+        server=plugin.prepare_server_and_select,
+        client=plugin.prepare_client_and_select,
+        once=True,
+    ),
+    Step("respond", server=respond_for_itself, client=train_and_respond),
+    Step("teach", server=plugin.learn),
+    Step("answer", server=plugin.renew),
+    Step("learn", client=plugin.learn),
 )
 
 
 # -- parts of the steps
+
+
+def _train_privately(party: Party, model: LanguageModel, outbox: Outbox) -> list[StepLog]:
+    """A round's training on private questions, from round 2 on; the model goes into the outbox."""
+    if party.round == 1:
+        return []
+    local = party.training("local")
+    rate = local.learning_rate * local.decay ** (party.round - 1)
+    steps = train_locally(party, model, local.model_copy(update={"learning_rate": rate}))
+    outbox.private[MODEL_FILE], _ = model_payloads(model, party)
+    return steps
 
 
 def _learn(party: Party) -> tuple[LanguageModel, SharedTexts, Outbox]:

@@ -11,6 +11,13 @@ has, after T votes, and each later round on one step's more until ``max_size``.
 
 Choice: the original's weights of several writers are left out (there is one). Adapters are published as other
 methods do, but never beside votes with noise: the guarantee would say nothing then.
+
+With ``plugin: lada`` the synthetic questions are LaDa's distillation set. Of WASP's own stay the writing, the
+votes that steer it, and the boosted weights of a client's samples, which multiply LaDa's loss. LaDa's filters
+choose among all questions so far, in place of "all" on clients and the top-voted on the server, and its loss
+replaces the cross-entropy. The server's text on a question is the solution that it was published with. So a
+client asks for nothing (section 10's 4 * rho * n up is 0), and nothing goes down but new questions and the
+ids that the server asks for; up go votes and texts on these.
 """
 
 from __future__ import annotations
@@ -18,28 +25,32 @@ from __future__ import annotations
 import random
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 from safetensors.numpy import save
 
+from lada import plugin
+from lada.allocations import Allocations, keep_allocations, open_allocations, select_samples, selected
 from lada.answering import TEXTS, answer
-from lada.boosting import learn_boosted, solved_example
-from lada.config import SERVER, Fraction, Options, Positive
+from lada.boosting import even_weights, learn_boosted, solved_example
+from lada.config import SERVER, Fraction, Positive
 from lada.embedding import Embed, hidden_embedder, question_text, tfidf_embedder
 from lada.exchange import Outbox, Payload
 from lada.imitation import imitate, publish_model, text_examples
 from lada.inbox import by_id
-from lada.local import add_evaluation, measure, prepare_client, prepare_server
+from lada.local import add_evaluation, add_metrics, measure, prepare_client, prepare_server
 from lada.method import Step
 from lada.models import LanguageModel, load_model
 from lada.party import Party, json_payload, records_payload
+from lada.plugin_options import HostOptions, alone, hosted
+from lada.prompts import solution
 from lada.records import Item, Question, Response, read_jsonl
 from lada.results import METRICS_FILE
 from lada.runs import model_folder
 from lada.synthetic import QUESTIONS, VOTES, Synthetic, synthetic_id
-from lada.training import Example
+from lada.training import Example, Hooks
 from lada.voting import (
     Histogram,
     contrast,
@@ -56,7 +67,7 @@ VOTING = ("vote", *(f"vote_{step}" for step in range(1, MOST_STEPS)))
 WRITING = ("write", *(f"write_{step}" for step in range(MOST_STEPS)))
 
 
-class Config(Options):
+class Config(HostOptions):
     """WASP's options.
 
     Attributes:
@@ -84,7 +95,15 @@ class Config(Options):
         delta: likewise, the probability that it does not hold.
         secure_sum: reckon with all clients' noise together: true only where nobody sees the votes of one
             client alone; this exchange shows them to the server.
+        plugin: ``lada`` puts LaDa's selection and loss in place of ``server_update`` and ``top_share``.
+        lada: options of LaDa as ``METHOD=lada`` takes them, with ``plugin=lada`` alone.
     """
+
+    KEPT: ClassVar = (
+        *("steps", "per_step", "max_size", "first_examples", "examples", "depth", "asks", "temperature"),
+        *("top_p", "max_new_tokens", "duplicate", "embedder", "embedder_model", "boosting", "noise"),
+    )
+    IDLE: ClassVar = ("schedule",)
 
     steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 4
     per_step: Positive | None = None
@@ -109,8 +128,18 @@ class Config(Options):
 
     @model_validator(mode="after")
     def _texts_have_no_noise(self) -> Config:
-        if self.noise != "off" and self.server_update == "sft_on_slm":
-            raise ValueError("noise protects votes alone; with server_update sft_on_slm texts leave a client")
+        if self.noise != "off" and (self.server_update == "sft_on_slm" or self.hosts):
+            which = "plugin lada" if self.hosts else "server_update sft_on_slm"
+            raise ValueError(f"noise protects votes alone; with {which} texts leave a client")
+        return self
+
+    @model_validator(mode="after")
+    def _nobody_sealed_answers(self) -> Config:
+        select = self.guest.select if self.hosts else None
+        if select is not None and (select.mode == "oracle" or select.replay is not None):
+            raise ValueError(
+                "lada.select: modes oracle and replay are of the public set; this run's questions are its own"
+            )
         return self
 
 
@@ -199,6 +228,39 @@ def learn_server(party: Party) -> Outbox:
     return outbox
 
 
+# -- steps with LaDa as a guest
+
+
+def select(party: Party) -> Outbox:
+    """Choose among all questions so far; the server asks its clients for texts, which have its own."""
+    outbox, allocations = Outbox(), allocations_of(party)
+    ask = party.role == "server"
+    select_samples(party, party.open_model(), allocations, outbox, round=party.round, ask=ask)
+    return outbox
+
+
+def respond_to_server(party: Party) -> Outbox:
+    """Answer what this client selected and what the server asks for; send the latter."""
+    return plugin.send_texts(party, selected(allocations_of(party)), plugin.asked(party))
+
+
+def learn_pairs(party: Party) -> Outbox:
+    """LaDa's learning: the server from its clients' texts, a client from the stated solutions."""
+    model, allocations, stated = party.open_model(), allocations_of(party), solutions(party)
+    if party.role == "server":
+        pairs = plugin.received_pairs(party, allocations, stated, plugin.their_texts(party))
+        outbox = plugin.learn_from(party, model, allocations, pairs)
+    else:
+        pairs = plugin.received_pairs(party, allocations, plugin.own_texts(party), {SERVER: stated})
+        items = [party.synthetic[pair.id].item() for pair in plugin.useful_pairs(party, pairs)]
+        weights = even_weights(party, model, items, boosting=options_of(party).boosting)
+        hooks = Hooks(weights.keep, memory=weights)
+        outbox = plugin.learn_from(party, model, allocations, pairs, hooks)
+        add_metrics(outbox, weights.end())
+    keep_allocations(allocations, outbox)
+    return outbox
+
+
 def _needed(step: int) -> Callable[[Config], bool]:
     return lambda options: options.steps > step
 
@@ -216,8 +278,15 @@ STEPS = (
     ),
     Step("vote", client=vote),
     Step("write", server=write),
-    Step("respond", client=respond, when=lambda options: options.server_update == "sft_on_slm"),
-    Step("learn", server=learn_server, client=learn_client),
+    *alone(
+        Step("respond", client=respond, when=lambda options: options.server_update == "sft_on_slm"),
+        Step("learn", server=learn_server, client=learn_client),
+    ),
+    *hosted(
+        Step("select", server=select, client=select),
+        Step("respond", client=respond_to_server),
+        Step("learn", server=learn_pairs, client=learn_pairs),
+    ),
 )
 
 
@@ -233,6 +302,18 @@ def options_of(party: Party) -> Config:
 def synthetic(party: Party) -> list[Synthetic]:
     """All questions so far, in the order of publication."""
     return party.inbox.questions(steps=WRITING)
+
+
+def allocations_of(party: Party) -> Allocations:
+    """The hosted LaDa's, with all questions so far to select from."""
+    return open_allocations(party, [question.id for question in synthetic(party)])
+
+
+def solutions(party: Party) -> dict[str, Response]:
+    """Synthetic id -> the solution that it was published with, as the server's text."""
+    return {
+        question.id: Response(id=question.id, text=solution(question.item())) for question in synthetic(party)
+    }
 
 
 def embedder(party: Party) -> Embed:
