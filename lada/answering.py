@@ -1,7 +1,7 @@
 """Reasoning texts on public questions from a party's model as it stands: what every method sends.
 
-The prompt is `Party.prompt`, the same as in training and test, one-shot example included. A text that the very
-same model state gave before to the very same request is not generated again (see `answer`).
+The prompt is `Party.prompt`, the same as in training and test, one-shot example included. A text that the
+very same model state gave before to the very same request is not generated again (see `answer`).
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def answer(
         keep_sampled: reuse sampled texts too, for a method that asks for a text once and for all.
 
     Returns:
-        Id -> text of those ids that came to an end, in the order of ``ids``; and an outbox that keeps all texts
-        of this model state, and their lengths, as private state.
+        Id -> text of those ids that came to an end, in the order of ``ids``; and an outbox that keeps all
+        texts of this model state, and their lengths, as private state.
     """
     source = origin(party)
     sampled = party.config.generation.temperature > 0

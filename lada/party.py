@@ -165,14 +165,20 @@ class Party:
 
     def open_model(self) -> LanguageModel:
         """This party's model as it stands: as it came, or as its last training stage left it."""
-        folder = self._model_folder(self.config.party(self.name).model)
-        model = self._cache.open(folder, self.config, derive_seed(self.config.seed, self.name, "adapter"))
+        model = self._cache.open(
+            self.model_folder, self.config, derive_seed(self.config.seed, self.name, "adapter")
+        )
         state = self.latest(MODEL_FILE)
         if state is not None:
             model.load_state(load_tensors(state))
         if self.role == "client" and state is not None:
             model.set_reference(load_tensors(self._reference()))
         return model
+
+    @property
+    def model_folder(self) -> Path:
+        """Where the files of this party's model lie."""
+        return self._model_folder(self.config.party(self.name).model)
 
     @property
     def model_digest(self) -> str:

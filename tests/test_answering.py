@@ -1,4 +1,4 @@
-"""A text of the same model state to the same prompt is generated once, and is the text that would come again."""
+"""A text of the same model state to the same prompt is generated once, and would be the same text again."""
 
 from __future__ import annotations
 
