@@ -29,6 +29,7 @@ from lada import provenance
 from lada.config import RunConfig
 from lada.errors import DataError, ExchangeError
 from lada.exchange import FILE_NAME, FileEntry, read_manifest
+from lada.faults import crash_point
 from lada.records import Record, dump_jsonl, read_jsonl
 from lada.rundir import RunDir, Stage, dump_json, sha256, write_atomic
 from lada.space import STUTTERS
@@ -143,6 +144,7 @@ def _keep(commit: Path, target: Path, record: Prepared, described: str) -> None:
     try:
         _copy(commit, temporary, record)
         write_atomic(temporary / "inputs.json", described)
+        crash_point("reuse.copied")
         temporary.rename(target)
     except OSError:
         if not target.is_dir():
