@@ -59,7 +59,7 @@ def answer(
     if new:
         lengths |= _generate(party, new, known)
     outbox = Outbox()
-    texts = records_payload([known.texts[name] for name in known.texts], "state")
+    texts = records_payload(list(known.texts.values()), "state")
     outbox.private[OWN_TEXTS] = texts
     outbox.private[ORIGIN] = _origin_payload(source, texts, known)
     outbox.private[LENGTHS] = json_payload(lengths, "state")
