@@ -4,6 +4,7 @@
 #                 DATASET=lab-math|lab-cot|mathinstruct|cot-collection|aqua-rat  DATA=<file>
 #                 SHOTS=0|1  SEED=0  SIZE=tiny|quick|paper  SET="a.b=c d=e"  LAUNCHER=inprocess|local
 #                 AMEND=1 (go on although code or run.yaml changed)  FRESH=1 (set the old run aside)  RUNS=<folder>
+#                 REUSE=0 (do not take local training from earlier runs with the same inputs)
 
 SCENARIO ?= 1
 METHOD ?= lada
@@ -36,12 +37,14 @@ RUN_OPTIONS = --scenario $(SCENARIO) --method $(METHOD) --dataset $(DATASET) --s
   $(if $(DATA),--data $(DATA)) $(if $(SHOTS),--shots $(SHOTS)) $(if $(SEED),--seed $(SEED)) \
   $(if $(TIER),--tier $(TIER)) $(if $(SET),--set '$(SET)') $(if $(AMEND),--amend) $(if $(FRESH),--fresh)
 
+NO_REUSE = $(if $(filter 0,$(REUSE)),--no-reuse)
+
 .DEFAULT_GOAL := help
 .PHONY: help setup run image submit resume cancel drive plan status watch logs cost gc doctor test test-cluster lint bench lab-models methods show lock clean matrix collect study study-table cluster-up cluster-down
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
-	@sed -n '3,6s/^# //p' Makefile
+	@sed -n '3,7s/^# //p' Makefile
 
 setup: $(VENV)/.ready ## make the virtual environment with locked versions (TORCH_INDEX=<url>: see README)
 
@@ -60,9 +63,9 @@ ifeq ($(filter inprocess local,$(LAUNCHER)),)
 	$(error LAUNCHER is inprocess or local, not $(LAUNCHER))
 endif
 ifeq ($(LAUNCHER),local)
-	$(BIN)/python -m jobs.drive --launcher local $(RUN_OPTIONS)
+	$(BIN)/python -m jobs.drive --launcher local $(NO_REUSE) $(RUN_OPTIONS)
 else
-	$(BIN)/python -m lada run $(RUN_OPTIONS)
+	$(BIN)/python -m lada run $(NO_REUSE) $(RUN_OPTIONS)
 endif
 
 image: $(HOST_VENV) ## build the container image where what it is made of changed (CLUSTER=, TORCH_INDEX=<url>)
@@ -74,7 +77,7 @@ endif
 
 submit: $(HOST_VENV) ## make or resume a run on a cluster (CLUSTER=<name of configs/clusters/*.yaml>)
 	@mkdir -p $(RUNS) && echo "$(CLUSTER)" > $(RUNS)/.cluster
-	$(JOBS) submit $(RUN_OPTIONS) $(if $(CLUSTER),--cluster $(CLUSTER))
+	$(JOBS) submit $(NO_REUSE) $(RUN_OPTIONS) $(if $(CLUSTER),--cluster $(CLUSTER))
 
 resume: $(HOST_VENV) ## go on with a run: make resume RUN=runs/<run-id> (default: the newest)
 	$(JOBS) resume $(WHICH) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(AMEND),--amend)
@@ -83,7 +86,7 @@ cancel: $(HOST_VENV) ## cancel a run's driver and stages; resume goes on later
 	$(JOBS) cancel $(WHICH)
 
 drive: $(HOST_VENV) ## the driver's loop here, where sbatch is not allowed on compute nodes
-	$(JOBS) drive $(WHICH)
+	$(JOBS) drive $(WHICH) $(NO_REUSE)
 
 plan: $(HOST_VENV) ## dry run: stages, batch scripts, totals, for RUN= or SCENARIO=… (FULL=1, JSON=1)
 	$(JOBS) plan $(if $(RUN),$(WHICH),$(RUN_OPTIONS)) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(FULL),--full) $(AS_JSON)

@@ -23,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m jobs.drive", description=__doc__)
     parser.add_argument("--launcher", choices=("local",), default="local")
     parser.add_argument("--width", type=int, help="stages that run at once")
+    parser.add_argument(
+        "--no-reuse", action="store_true", help="compute local training anew, keep it for none"
+    )
     options, rest = parser.parse_known_args(arguments)
     made = subprocess.run(
         [sys.executable, "-m", "lada", "init", *rest], stdout=subprocess.PIPE, text=True, check=False
@@ -31,22 +34,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return made.returncode
     run = RunDir(Path(made.stdout.strip().splitlines()[-1]))
     print(f"Run folder: {run.root}", flush=True)
-    return exit_code(lambda: _drive_and_show(run, options.width))
+    return exit_code(lambda: _drive_and_show(run, options.width, reuse=not options.no_reuse))
 
 
-def _drive_and_show(run: RunDir, width: int | None) -> int:
+def _drive_and_show(run: RunDir, width: int | None, *, reuse: bool) -> int:
     with lease(run.lease):
-        worked = _drive(run, width)
+        worked = _drive(run, width, reuse=reuse)
     shown = subprocess.run([sys.executable, "-m", "lada", "show", str(run.root)], check=False)
     if not worked:
         print("Nothing is left to do: every stage of this run is committed.")
     return shown.returncode
 
 
-def _drive(run: RunDir, width: int | None) -> bool:
+def _drive(run: RunDir, width: int | None, *, reuse: bool) -> bool:
     launcher = Local(run, width=width)
     try:
-        return Driver(run, launcher, report=lambda line: print(line, flush=True)).drive()
+        return Driver(run, launcher, report=lambda line: print(line, flush=True), reuse=reuse).drive()
     finally:
         launcher.stop()
 

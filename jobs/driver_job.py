@@ -21,8 +21,10 @@ from jobs.slurm_launcher import Slurm
 from jobs.submit import (
     ASKED,
     add_asked,
+    add_no_reuse,
     asked_from_environment,
     driver_is_gone,
+    heed_no_reuse,
     is_finished,
     make_run,
     open_existing,
@@ -46,6 +48,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     drive = commands.add_parser("drive", help="walk a run's rounds to its end, here and now")
     drive.add_argument("--run", help="the run's folder or id; default: the newest")
     drive.add_argument("--runs", default="runs")
+    add_no_reuse(drive)
     drive.set_defaults(command=_drive)
     one = commands.add_parser("round", help="one round of a run and out")
     one.add_argument("--run", help="the run's folder or id; default: RUN in the environment, or the newest")
@@ -53,6 +56,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _drive(options: argparse.Namespace) -> int:
+    heed_no_reuse(options)
     run = find_run(options.run, options.runs)
     return drive(run, read_cluster(run), rounds=None)
 
@@ -130,6 +134,7 @@ def drive(run: RunDir, cluster: Cluster, *, rounds: int | None) -> int:
                 free_bytes=int(cluster.patience.free_gb * 1e9),
                 continued=continued,
                 check=check,
+                reuse=os.environ.get("REUSE") != "0",  # also of the driver's job: sbatch hands it on
             )
             worked = driver.drive(rounds=rounds)
         except Warned:

@@ -30,6 +30,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Plug in `submit`, `resume` and `cancel`."""
     submit = commands.add_parser("submit", help="make or resume a run and submit its driver")
     add_asked(submit)
+    add_no_reuse(submit)
     submit.set_defaults(command=_submit)
     resume = commands.add_parser("resume", help="submit the driver of a run that is there")
     resume.add_argument("--run", help="the run's folder or id; default: the newest")
@@ -54,7 +55,21 @@ def add_asked(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fresh", action="store_true", help="set an existing run aside and start anew")
 
 
+def add_no_reuse(parser: argparse.ArgumentParser) -> None:
+    """The option that has local training computed anew; as REUSE=0 in the environment it reaches a job."""
+    parser.add_argument(
+        "--no-reuse", action="store_true", help="compute local training anew, keep it for none"
+    )
+
+
+def heed_no_reuse(options: argparse.Namespace) -> None:
+    """Hand `add_no_reuse`'s option on to whatever this process starts."""
+    if options.no_reuse:
+        os.environ["REUSE"] = "0"
+
+
 def _submit(options: argparse.Namespace) -> int:
+    heed_no_reuse(options)
     cluster = find_cluster(options.cluster)
     ensure_image(cluster)
     return submit_driver(make_run(options, cluster), cluster)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lada.config import Layer
     from lada.rundir import RunDir
 
+NO_REUSE = "neither take local training from earlier runs nor keep it for later ones"
 FACTS = "JSON of what the host knows, where this runs in an image: its digest, git, command line"
 
 
@@ -62,7 +63,12 @@ def _run(options: argparse.Namespace) -> int:
             return StageReporter(str(stage), file_log(run.log(stage.party, stage, attempt)), live)
 
         report = console.print if live is None else live.console.print
-        driver = Driver(run, InProcess(run, reporter), report=lambda line: report(line, highlight=False))
+        driver = Driver(
+            run,
+            InProcess(run, reporter),
+            report=lambda line: report(line, highlight=False),
+            reuse=not options.no_reuse,
+        )
         # Also where all is committed: a kill may have come between the last commit and the results.
         worked = driver.drive(rounds=options.until_round)
     print_summary(run.metrics_csv, console)
@@ -249,6 +255,7 @@ def _parser() -> argparse.ArgumentParser:
         add_run_options(one)
         if name == "run":
             one.add_argument("--until-round", type=int, help="stop after this round")
+            one.add_argument("--no-reuse", action="store_true", help=NO_REUSE)
     check = commands.add_parser("check", help="whether a run may go on")
     check.set_defaults(command=_check)
     check.add_argument("--run", required=True, help="the run's folder")

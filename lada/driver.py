@@ -12,7 +12,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from lada.config import RunConfig, read_run
+from lada import reuse
+from lada.config import SERVER, RunConfig, read_run
 from lada.errors import ExchangeError, LadaError, StageError
 from lada.exchange import (
     check_commit,
@@ -81,6 +82,7 @@ class Driver:
         free_bytes: no stage is started while the run's disk has less than this.
         continued: goes on by itself (a requeued driver job): earlier failures still count.
         check: called before anything is started; raises when this driver lost the run.
+        reuse: take local training from earlier runs with the same inputs, and keep it for later ones.
     """
 
     run: RunDir
@@ -91,6 +93,7 @@ class Driver:
     free_bytes: int = 0
     continued: bool = False
     check: Callable[[], None] = lambda: None
+    reuse: bool = False
 
     def __post_init__(self) -> None:
         self.config: RunConfig = read_run(self.run.root)
@@ -209,6 +212,8 @@ class Driver:
         failures = _failures(events)
         change = change_after(failures) if failures else Change()
         self.ledger.write("started", stage=str(stage), attempt=attempt, **_if_any(change=change.facts()))
+        if self.reuse and self._is_first(stage) and (remark := reuse.offer(self.run, self.config, stage)):
+            self.report(f"{stage}: {remark}")
         facts = self.launcher.start(stage, attempt, change)
         if facts:
             self.ledger.write("submitted", stage=str(stage), attempt=attempt, **facts)
@@ -226,7 +231,24 @@ class Driver:
         seconds = round(end.seconds, 3)
         self.ledger.write("committed", stage=str(end.stage), seconds=seconds, **_where(end))
         self.report(f"{end.stage} committed ({end.seconds:.1f} s)")
+        if self._is_first(end.stage):
+            self._reused(end.stage)
         return None
+
+    def _is_first(self, stage: Stage) -> bool:
+        """Whether a stage reads nothing that this run computed."""
+        return not self.plan.before(stage)
+
+    def _reused(self, stage: Stage) -> None:
+        """Say that a first stage's work comes from an earlier run, or keep it for later ones."""
+        if reuse.was_taken(self.run, stage):
+            self.ledger.write("reused", stage=str(stage))
+            what = "test before any training" if stage.party == SERVER else "local training"
+            self.report(f"{stage.party}: {what} taken from an earlier run with the same inputs")
+            return
+        enough = self.reuse and has_free(self.run.root, self.free_bytes)
+        if enough and (remark := reuse.share(self.run, self.config, stage)):
+            self.report(remark)
 
     def _decide(self, end: Ended, cause: Cause, problem: str) -> None:
         """Note a failure and what follows from it: go on, wait for space, or stop.

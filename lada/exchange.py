@@ -642,12 +642,14 @@ def committed_stages(run: RunDir, party: str) -> list[Stage]:
 def sweep(run: RunDir, party: str) -> None:
     """Remove what attempts of committed stages left: staging folders, resume points, half-copied messages.
 
-    Folders of stages without a commit stay: an attempt may be at work in them.
+    What the first stage was given to reuse goes too. Folders of stages without a commit stay: an attempt may
+    be at work in them.
     """
     for stage in committed_stages(run, party):
         leftovers = [
             *(run.party(party) / ".staging").glob(f"{stage.name}.*"),
             run.resume(stage),
+            run.reuse(party),
             *(exchange_root(run) / party).glob(f"*/.{stage.name}.*.tmp"),
         ]
         for leftover in leftovers:

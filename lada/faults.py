@@ -19,6 +19,7 @@ POINTS = (
     "commit.renamed",
     "publish.copied",
     "publish.renamed",
+    "reuse.copied",
     "ledger.half-line",
     "ledger.line-written",
     "metrics.before-replace",

@@ -18,6 +18,7 @@ from lada.generation import generate
 from lada.losses import PairLoss
 from lada.models import LanguageModel
 from lada.party import MODEL_FILE, Party, json_payload, model_payloads, records_payload
+from lada.prepared import prepared
 from lada.prompts import answer_only, join
 from lada.records import Item
 from lada.results import METRICS_FILE
@@ -28,7 +29,16 @@ LENGTHS_FILE = "state/test_lengths.json"
 
 
 def prepare_client(party: Party) -> Outbox:
-    """Measure the model as it came, fine-tune it locally, measure it again."""
+    """Measure the model as it came, fine-tune it locally, measure it again (see `prepared`)."""
+    return prepared(party, _fine_tune)
+
+
+def prepare_server(party: Party) -> Outbox:
+    """Measure the LLM on the union of the clients' tests; nothing is trained (see `prepared`)."""
+    return prepared(party, _measure_only)
+
+
+def _fine_tune(party: Party) -> Outbox:
     model = party.open_model()
     base = measure(party, model, "before local training")
     train_locally(party, model, party.training("local"))
@@ -40,8 +50,7 @@ def prepare_client(party: Party) -> Outbox:
     return outbox
 
 
-def prepare_server(party: Party) -> Outbox:
-    """Measure the LLM on the union of the clients' tests; nothing is trained."""
+def _measure_only(party: Party) -> Outbox:
     outbox = Outbox()
     found = measure(party, party.open_model(), "before any training")
     metrics = {

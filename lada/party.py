@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -165,14 +165,30 @@ class Party:
 
     def open_model(self) -> LanguageModel:
         """This party's model as it stands: as it came, or as its last training stage left it."""
-        folder = self._model_folder(self.config.party(self.name).model)
-        model = self._cache.open(folder, self.config, derive_seed(self.config.seed, self.name, "adapter"))
+        model = self._cache.open(
+            self.model_folder, self.config, derive_seed(self.config.seed, self.name, "adapter")
+        )
         state = self.latest(MODEL_FILE)
         if state is not None:
             model.load_state(load_tensors(state))
         if self.role == "client" and state is not None:
             model.set_reference(load_tensors(self._reference()))
         return model
+
+    @property
+    def model_folder(self) -> Path:
+        """Where the files of this party's model lie."""
+        return self._model_folder(self.config.party(self.name).model)
+
+    @property
+    def model_digest(self) -> str:
+        """sha256 of the state that `open_model` would give this party's model; ``as it came`` before any."""
+        for stage, folder in self._commits_backward():
+            entries = read_manifest(folder, stage.party, stage.name).files
+            for entry in entries:
+                if entry.path == MODEL_FILE:
+                    return entry.sha256
+        return "as it came"
 
     def _reference(self) -> bytes:
         """The state that local fine-tuning left: the client's reference policy in all rounds."""
@@ -201,14 +217,17 @@ class Party:
 
     def latest(self, name: str) -> bytes | None:
         """A private file of this party's newest commit that has it, checked against its manifest."""
-        done = {stage.name: stage for stage in committed_stages(self.run, self.name)}
-        for stage_name in reversed(self._earlier):
-            if stage_name not in done:
-                continue
-            folder = self.run.commit(done[stage_name])
+        for stage, folder in self._commits_backward():
             if (folder / name).is_file():
-                return _verified(folder, name, done[stage_name])
+                return _verified(folder, name, stage)
         return None
+
+    def _commits_backward(self) -> Iterator[tuple[Stage, Path]]:
+        """This party's commits before this stage, the newest first."""
+        done = {stage.name: stage for stage in committed_stages(self.run, self.name)}
+        for name in reversed(self._earlier):
+            if name in done:
+                yield done[name], self.run.commit(done[name])
 
     def latest_json(self, name: str) -> Any:
         """`latest` as JSON; None when there is none."""

@@ -87,9 +87,9 @@ def collect(
 
 def run_hashes(run: RunDir) -> frozenset[str]:
     """sha256 of run.yaml and of what it was amended from: a commit of this run carries one of them."""
-    then = _read(run)
-    recorded = [one["run_yaml"] for one in (then, *then.get("amended_from", [])) if "run_yaml" in one]
-    return frozenset([_run_hash(run), *recorded])
+    then = recorded(run)
+    hashes = [one["run_yaml"] for one in (then, *then.get("amended_from", [])) if "run_yaml" in one]
+    return frozenset([_run_hash(run), *hashes])
 
 
 def check(run: RunDir, now: Mapping[str, Any], *, amend: bool, finished: bool) -> str | None:
@@ -102,7 +102,7 @@ def check(run: RunDir, now: Mapping[str, Any], *, amend: bool, finished: bool) -
         ChangedError: for an unfinished run, unless ``amend``; names what changed and what to do. Also with
             ``amend`` when run.yaml now asks for other data, parties or rounds than the run's folder has.
     """
-    then = _read(run)
+    then = recorded(run)
     changed = [
         f"{key}: {_short(then.get(key))} -> {_short(now[key])}"
         for key in ("code", "packages", "weights", "image")
@@ -139,7 +139,7 @@ def check_host(run: RunDir, image: str | None) -> None:
         ChangedError: naming what changed.
     """
     check_stage(run)
-    then = _read(run).get("image")
+    then = recorded(run).get("image")
     if then != image:
         raise ChangedError(
             f"{run.root.name} is made with image {_short(then)}, this is image {_short(image)}. "
@@ -155,7 +155,7 @@ def check_stage(run: RunDir) -> None:
     Raises:
         ChangedError: naming both hashes.
     """
-    then = _read(run)
+    then = recorded(run)
     for what, key, now in (("code", "code", code_hash()), ("run.yaml", "run_yaml", _run_hash(run))):
         if then.get(key, now) != now:
             raise ChangedError(
@@ -164,7 +164,8 @@ def check_stage(run: RunDir) -> None:
             )
 
 
-def _read(run: RunDir) -> dict[str, Any]:
+def recorded(run: RunDir) -> dict[str, Any]:
+    """What provenance.json holds; empty where there is none."""
     if not run.provenance_json.is_file():
         return {}
     found: dict[str, Any] = json.loads(run.provenance_json.read_text(encoding="utf-8"))

@@ -9,10 +9,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lada.communication import traffic
 from lada.config import RunConfig
 from lada.diagnostics import filter_metrics
 from lada.errors import DataError
@@ -99,6 +101,7 @@ def _typed(path: Path, number: int, row: list[str]) -> dict[str, Any]:
 def _rows(run: RunDir, plan: Plan) -> Iterator[Row]:
     answers = {item.id: item.answer for item in run.sealed_items()}
     seen: dict[tuple[str, str], set[str]] = {}
+    sums: Counter[tuple[int, str, str]] = Counter()
     for group in plan.groups():
         for stage in group:
             if not run.is_committed(stage):
@@ -107,7 +110,10 @@ def _rows(run: RunDir, plan: Plan) -> Iterator[Row]:
             manifest = read_manifest(folder, stage.party, stage.name)
             yield from _stage_metrics(folder, stage)
             yield from _bytes(manifest, stage)
+            for name, value in traffic(folder, manifest, stage, plan.parties):
+                sums[stage.round, stage.party, name] += value
             yield from _diagnostics(folder, stage, answers, seen)
+    yield from ((*key, float(value)) for key, value in sums.items())
 
 
 def _stage_metrics(folder: Path, stage: Stage) -> Iterator[Row]:

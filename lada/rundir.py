@@ -124,6 +124,10 @@ class RunDir:
         """Folder of an unfinished stage's resume points; private like all beside it."""
         return self.party(stage.party) / ".resume" / stage.name
 
+    def reuse(self, party: str) -> Path:
+        """Where a party's first stage finds what an earlier run with the same inputs computed."""
+        return self.party(party) / ".reuse"
+
     def rejected(self, party: str) -> Path:
         """Where refused commits of a party go, with the reason."""
         return self.party(party) / ".rejected"

@@ -16,13 +16,13 @@ import lada.methods
 ROOT = Path(__file__).parents[1]
 MEMBERS = {
     0: "errors faults config records answers prompts rundir payloads exchange plan ledger lease driver "
-    "diagnostics results inbox provenance policy space synthetic replay",
+    "diagnostics results inbox provenance policy space synthetic replay reuse communication",
     1: "data",
     2: "models resume generation row_cache evaluation losses forward training training_state token_alignment "
     "vocabulary voting soft_targets knowledge labels selection socratic embedding writing lab "
     "tree_search tree_texts tree_actions consistency",
-    3: "party method methods local pairs distillation answering imitation shared_texts boosting runs "
-    "plugin plugin_options allocations",
+    3: "party method methods local prepared pairs distillation answering imitation shared_texts boosting "
+    "runs plugin plugin_options allocations",
     4: "stage progress matrix report __main__",
 }
 """Ring -> modules and packages of lada; what is inside a package has its ring (architecture, section 2)."""

@@ -46,7 +46,7 @@ def test_run_ends_with_the_table_and_again_says_that_nothing_is_left(
     assert main(arguments(tmp_path)) == 0
     again = capsys.readouterr().out
     assert "Nothing is left to do" in again and "committed (" not in again
-    run = next(tmp_path.iterdir())
+    (run,) = [path.parent for path in tmp_path.glob("*/run.yaml")]
     assert main(["show", str(run)]) == 0
     assert "±" in capsys.readouterr().out
 

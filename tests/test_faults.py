@@ -12,6 +12,7 @@ import pytest
 from lada.errors import BusyError, ChangedError, ConfigError
 from lada.faults import POINTS, crash_point
 from lada.results import read_metrics
+from lada.reuse import SHARED
 from lada.rundir import RunDir
 from tests.smallest_models import SETTINGS
 from tests.warm import Warm
@@ -36,7 +37,7 @@ def command(runs: Path, *more: str) -> list[str]:
 
 
 def only(runs: Path) -> RunDir:
-    (root,) = runs.iterdir()
+    (root,) = [path for path in runs.iterdir() if path.name != SHARED]
     return RunDir(root)
 
 

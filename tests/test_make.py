@@ -65,7 +65,7 @@ def test_run_prints_its_command_resumes_and_shows(clone: Path) -> None:
     assert "-m lada run" in first.stdout and "Run folder" in first.stdout and "±" in first.stdout
     again = make(clone, f"run {TINY}")
     assert "Nothing is left to do" in again.stdout
-    run = next((clone / "runs").iterdir()).relative_to(clone)
+    run = next((clone / "runs").glob("*/run.yaml")).parent.relative_to(clone)
     assert "±" in make(clone, f"show RUN={run}").stdout
 
 

@@ -71,7 +71,7 @@ def trained_on(run: RunDir, client: str, round: int = 1) -> list[SampleLog]:
 
 
 def values(run: RunDir) -> dict[tuple[int, str, str], float]:
-    return {key: value for key, value in metrics(run).items() if not key[2].startswith("bytes_sent")}
+    return {key: value for key, value in metrics(run).items() if not key[2].startswith("bytes_")}
 
 
 def test_every_client_is_measured_every_round_and_learns_its_own_selection(three_clients: RunDir) -> None:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from lada.answering import IDS, OWN_TEXTS, TEXTS, answer
+from lada.answering import IDS, TEXTS, answer
 from lada.config import SERVER, Options
 from lada.exchange import Outbox
 from lada.imitation import imitate, publish_model, text_examples, text_logs
@@ -70,8 +70,7 @@ def respond(party: Party) -> Outbox:
         client: [record.id for record in party.inbox.latest(client, IDS, SampleId, steps=ASKING)]
         for client in party.partners
     }
-    known = _stored(party, OWN_TEXTS)
-    texts, outbox = answer(party, sorted(set().union(*asked.values())), known=known)
+    texts, outbox = answer(party, sorted(set().union(*asked.values())), keep_sampled=True)
     for client, ids in asked.items():
         sent = [texts[name] for name in sorted(ids) if name in texts]
         outbox.send(client, TEXTS, records_payload(sent, "responses"))
@@ -82,7 +81,7 @@ def learn(party: Party) -> Outbox:
     """Learn the LLM's texts of the round by cross-entropy, be measured, ask for the next round's."""
     model = party.open_model()
     new = party.inbox.latest(SERVER, TEXTS, Response, steps=ANSWERING)
-    received = {**_stored(party, RECEIVED), **by_id(new)}
+    received = {**_received(party), **by_id(new)}
     wanted = _wanted(party, party.round)
     texts = {SERVER: {name: received[name] for name in wanted if name in received}}
     metrics = imitate(party, model, text_examples(party, model, texts))
@@ -121,6 +120,7 @@ def _ask(party: Party, outbox: Outbox) -> None:
     outbox.send(SERVER, IDS, records_payload(asked, "ids"))
 
 
-def _stored(party: Party, file: str) -> dict[str, Response]:
-    content = party.latest(file)
-    return dict(by_id(parse_jsonl(Response, (content or b"").decode(), source=file)))
+def _received(party: Party) -> dict[str, Response]:
+    """Id -> text, of all that the server ever sent."""
+    content = party.latest(RECEIVED)
+    return dict(by_id(parse_jsonl(Response, (content or b"").decode(), source=RECEIVED)))
