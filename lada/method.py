@@ -83,16 +83,26 @@ def load_method(choice: dict[str, Any], origins: dict[str, str] | None = None) -
         origins: dotted key -> layer, for error messages.
 
     Raises:
-        ConfigError: unknown method or option; lists the legal ones.
+        ConfigError: unknown method or option; lists the legal ones, options with defaults and meanings.
     """
     name = choice["name"]
     if name not in method_names():
         raise ConfigError(f"no method '{name}'; legal: {', '.join(method_names())}")
     module = importlib.import_module(f"lada.methods.{name}")
     given = {key: value for key, value in choice.items() if key != "name"}
-    options = validate(module.Config, given, origins or {}, prefix="method.")
+    options = _options(name, module.Config, given, origins or {})
     steps = tuple(step for step in module.STEPS if step.when(options))
     return Method(name, options, steps)
+
+
+def _options(name: str, kind: type[Options], given: dict[str, Any], origins: dict[str, str]) -> Options:
+    try:
+        return validate(kind, given, origins, prefix="method.")
+    except ConfigError as error:
+        if "unknown key" not in str(error):
+            raise
+        listed = "\n".join(_describe(kind, "method.")) or "    none"
+        raise ConfigError(f"{error}\nOptions of {name}:\n{listed}") from error
 
 
 def make_plan(config: RunConfig, method: Method) -> Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from lada.config import (
     validate,
 )
 from lada.errors import ConfigError
+from lada.method import describe_methods, method_names
 from lada.runs import resolve_run
 from tests.fake_runs import tiny_config
 
@@ -224,3 +226,19 @@ def test_values_that_yaml_can_hold_but_json_cannot_are_named() -> None:
     content = tiny_config().model_dump(mode="json") | {"rounds": datetime.date(2020, 1, 1)}
     with pytest.raises(ConfigError, match=r"mine\.yaml: key 'rounds'"):
         validate(RunConfig, content, {"rounds": "mine.yaml"})
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_an_unknown_option_of_a_method_is_answered_with_all_options_as_make_methods_lists_them(
+    method: str,
+) -> None:
+    found = layers(
+        scenario="1", method=method, dataset="lab-math", size="tiny", settings=["method.colour=red"]
+    )
+    with pytest.raises(ConfigError, match=r"unknown key 'method\.colour'") as error:
+        resolve_run(found)
+    shown = str(error.value).partition(f"Options of {method}:\n")[2].splitlines()
+    lines = describe_methods()
+    own = lines[next(place for place, line in enumerate(lines) if line.startswith(f"{method}: ")) + 1 :]
+    listed = list(itertools.takewhile(lambda line: line.startswith("    "), own))
+    assert shown == (listed or ["    none"])
