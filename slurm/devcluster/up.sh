@@ -43,6 +43,9 @@ change_machine() {
     services_off
   fi
   id "$DEVUSER" >/dev/null 2>&1 || useradd --user-group --create-home --home-dir "$home" --shell /bin/bash "$DEVUSER"
+  # The user may be there from a cluster whose folder somebody removed by hand.
+  [ "$(getent passwd "$DEVUSER" | cut -d: -f6)" != "$home" ] || [ -d "$home" ] ||
+    install -d -m 755 -o "$DEVUSER" -g "$(id -g "$DEVUSER")" "$home"
   for kind in uid gid; do
     grep -qs "^$DEVUSER:" "/etc/sub$kind" || usermod "--add-sub${kind}s" "$(free_range)" "$DEVUSER"
   done
