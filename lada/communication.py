@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lada.config import SERVER
-from lada.exchange import ALL, FileEntry, Manifest
+from lada.exchange import ALL
+from lada.manifest import FileEntry, Manifest
 from lada.rundir import Stage
 
 Measure = Literal["once", "unicast", "content"]

@@ -10,15 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lada.config import SERVER, RunConfig
-from lada.exchange import (
-    ALL,
-    Message,
-    inbox_messages,
-    message_questions,
-    message_records,
-    question_messages,
-    read_message,
-)
+from lada.exchange import ALL, inbox_messages
+from lada.incoming import Message, message_questions, message_records, question_messages, read_message
 from lada.payloads import Origin, check_logits
 from lada.plan import Plan
 from lada.provenance import run_hashes

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 import lada.methods
 from lada.config import Options, RunConfig, validate
 from lada.errors import ConfigError
-from lada.exchange import Outbox
+from lada.manifest import Outbox
 from lada.party import Party
 from lada.plan import Plan, PlannedStep, Role
 

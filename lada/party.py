@@ -16,8 +16,9 @@ from torch import Tensor
 
 from lada.config import SERVER, Options, RunConfig, TrainOptions, derive_seed
 from lada.errors import ConfigError, ExchangeError, ModelError
-from lada.exchange import Kind, Payload, committed_stages, read_manifest
+from lada.exchange import committed_stages
 from lada.inbox import Inbox, partners
+from lada.manifest import Kind, Payload, read_manifest
 from lada.models import LanguageModel, State, load_model, state_hash
 from lada.plan import Plan
 from lada.prompts import prompt

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from lada.errors import DataError
-from lada.exchange import FileEntry, Outbox, Payload
+from lada.manifest import FileEntry, Outbox, Payload
 from lada.party import Party
 from lada.records import dump_jsonl
 from lada.reuse import PREPARED, RECORD, TAKEN, Prepared, batches, read_file, read_prepared

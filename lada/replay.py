@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lada.config import RunConfig, nested, read_run
 from lada.errors import ConfigError
-from lada.exchange import read_manifest
+from lada.manifest import read_manifest
 from lada.plan import read_plan
 from lada.records import Replayed, SampleId, read_jsonl
 from lada.rundir import RunDir, Stage

@@ -18,9 +18,9 @@ from lada.communication import traffic
 from lada.config import RunConfig
 from lada.diagnostics import filter_metrics
 from lada.errors import DataError
-from lada.exchange import Manifest, read_manifest
 from lada.faults import crash_point
 from lada.ledger import Ledger
+from lada.manifest import Manifest, read_manifest
 from lada.plan import Plan
 from lada.records import SampleLog, read_jsonl
 from lada.rundir import RunDir, Stage, write_atomic

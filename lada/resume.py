@@ -28,7 +28,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from lada.errors import ConfigError, Paused
-from lada.exchange import MANIFEST, committed_stages
+from lada.exchange import committed_stages
+from lada.manifest import MANIFEST
 from lada.rundir import RunDir, Stage, sha256, sync_dir, write_synced
 
 MIN_SECONDS = 60.0

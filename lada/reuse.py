@@ -28,8 +28,8 @@ from pydantic import Field
 from lada import provenance
 from lada.config import RunConfig
 from lada.errors import DataError, ExchangeError
-from lada.exchange import FILE_NAME, FileEntry, read_manifest
 from lada.faults import crash_point
+from lada.manifest import FILE_NAME, FileEntry, read_manifest
 from lada.records import Record, dump_jsonl, read_jsonl
 from lada.rundir import RunDir, Stage, dump_json, sha256, write_atomic
 from lada.space import STUTTERS

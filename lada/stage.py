@@ -13,7 +13,8 @@ import torch
 from lada.config import RunConfig, read_run
 from lada.driver import Ended
 from lada.errors import DeviceMemoryError, HostMemoryError, LadaError, NoSpaceError
-from lada.exchange import Outbox, commit, publish
+from lada.exchange import commit, publish
+from lada.manifest import Outbox
 from lada.method import load_method
 from lada.models import set_matmul_precision
 from lada.party import ModelCache, Party, Reporter

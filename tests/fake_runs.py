@@ -10,7 +10,8 @@ from safetensors.numpy import save
 
 from lada.config import RunConfig, dump_run, layers, resolve
 from lada.driver import Driver, Ended
-from lada.exchange import Outbox, Payload, commit, exchange_root, publish
+from lada.exchange import commit, exchange_root, publish
+from lada.manifest import Outbox, Payload
 from lada.plan import Plan, PlannedStep
 from lada.policy import Change
 from lada.records import Item, Record, Response, Reward, SampleId, SampleLog, dump_jsonl

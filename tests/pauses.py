@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lada.errors import Paused
-from lada.exchange import read_manifest
+from lada.manifest import read_manifest
 from lada.party import ModelCache
 from lada.rundir import RunDir, Stage
 from lada.stage import run_stage

@@ -19,8 +19,8 @@ from safetensors.numpy import save
 
 from lada.communication import FILE_FRAME, RECORD_FRAME, content_bytes
 from lada.config import SERVER
-from lada.exchange import FileEntry, read_manifest
 from lada.lab import WEIGHTS
+from lada.manifest import FileEntry, read_manifest
 from lada.records import Response, Reward, SampleId, Trace, dump_jsonl, read_jsonl
 from lada.rundir import RunDir
 from lada.synthetic import Synthetic

@@ -15,8 +15,10 @@ import pytest
 from lada.config import ExchangeOptions, read_run
 from lada.driver import Driver, Ended
 from lada.errors import NOT_RETRIED, BusyError, DataError, ExchangeError, StageError
-from lada.exchange import MANIFEST, is_published_whole, message_dir, publish, read_message
+from lada.exchange import is_published_whole, message_dir, publish
+from lada.incoming import read_message
 from lada.ledger import Ledger
+from lada.manifest import MANIFEST
 from lada.plan import read_plan
 from lada.policy import Cause, Change
 from lada.results import write_metrics

@@ -19,25 +19,18 @@ from safetensors.numpy import save
 from lada.config import ExchangeOptions
 from lada.errors import ExchangeError
 from lada.exchange import (
-    MANIFEST,
-    Manifest,
-    Outbox,
-    Payload,
-    check_commit,
     commit,
     committed_stages,
     inbox_messages,
     is_published_whole,
     message_dir,
-    message_records,
     publish,
-    published_schema,
-    read_manifest,
-    read_message,
     reject,
     sweep,
     withdraw,
 )
+from lada.incoming import check_commit, message_records, published_schema, read_message
+from lada.manifest import MANIFEST, Manifest, Outbox, Payload, read_manifest
 from lada.records import Response, SampleId
 from lada.rundir import RunDir, Stage, dump_json, sha256
 from tests.fake_runs import IDS, adapter, commit_and_publish, commit_stage, full_outbox, make_run

@@ -15,7 +15,8 @@ from safetensors.numpy import save
 
 from lada.config import ExchangeOptions
 from lada.errors import ExchangeError
-from lada.exchange import Outbox, Payload, check_commit, published_schema
+from lada.incoming import check_commit, published_schema
+from lada.manifest import Outbox, Payload
 from lada.payloads import LOGITS, Origin, check_logits
 from lada.rundir import RunDir, Stage
 from tests.fake_runs import IDS, adapter, commit_stage, make_run

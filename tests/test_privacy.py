@@ -10,7 +10,7 @@ from typing import get_args
 
 import pytest
 
-from lada.exchange import RECORD_KINDS, Kind
+from lada.manifest import RECORD_KINDS, Kind
 from lada.records import Item, Question, Record, WeightsHash, read_jsonl
 from lada.rundir import RunDir
 from tests.smallest_models import SETTINGS

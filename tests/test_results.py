@@ -8,8 +8,8 @@ import pytest
 
 from lada.config import read_run
 from lada.errors import DataError
-from lada.exchange import Outbox, Payload
 from lada.ledger import Ledger
+from lada.manifest import Outbox, Payload
 from lada.plan import read_plan
 from lada.results import COLUMNS, read_metrics, write_metrics
 from lada.rundir import RunDir, Stage

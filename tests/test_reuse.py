@@ -22,9 +22,9 @@ from lada import reuse
 from lada.__main__ import main
 from lada.config import SERVER, read_run
 from lada.driver import Driver
-from lada.exchange import Outbox
 from lada.ledger import Ledger
 from lada.local import prepare_client
+from lada.manifest import Outbox
 from lada.party import json_payload
 from lada.plan import read_plan
 from lada.policy import Change

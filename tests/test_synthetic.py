@@ -14,8 +14,9 @@ from safetensors.numpy import save
 from lada.config import ExchangeOptions, read_run
 from lada.driver import Driver
 from lada.errors import DataError, ExchangeError
-from lada.exchange import Outbox, Payload, check_commit, published_questions, published_schema
 from lada.inbox import Inbox
+from lada.incoming import check_commit, published_questions, published_schema
+from lada.manifest import Outbox, Payload
 from lada.payloads import Origin
 from lada.plan import PlannedStep, read_plan
 from lada.provenance import run_hashes

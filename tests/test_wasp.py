@@ -19,7 +19,8 @@ from lada.config import SERVER
 from lada.driver import Driver
 from lada.embedding import question_text, tfidf_embedder
 from lada.errors import ConfigError, StageError
-from lada.exchange import Outbox, published_questions
+from lada.incoming import published_questions
+from lada.manifest import Outbox
 from lada.methods import wasp
 from lada.party import MODEL_FILE
 from lada.plan import read_plan

@@ -22,10 +22,10 @@ from lada import plugin
 from lada.answering import OWN_TEXTS, TEXTS, answer
 from lada.answers import extract_letter
 from lada.config import SERVER
-from lada.exchange import Outbox
 from lada.imitation import imitate, publish_model, text_examples, text_logs
 from lada.inbox import by_id
 from lada.local import add_evaluation, measure, prepare_client, prepare_server
+from lada.manifest import Outbox
 from lada.method import Step
 from lada.party import Party, records_payload
 from lada.plugin_options import HostOptions, alone, hosted

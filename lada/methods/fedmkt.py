@@ -32,7 +32,7 @@ from lada.answering import answer
 from lada.answers import extract_letter
 from lada.config import SERVER, Fraction
 from lada.errors import ModelError
-from lada.exchange import ALL, Outbox, Payload
+from lada.exchange import ALL
 from lada.imitation import publish_model
 from lada.inbox import by_id
 from lada.knowledge import Knowledge
@@ -47,6 +47,7 @@ from lada.local import (
     train_locally,
 )
 from lada.losses import SoftLoss
+from lada.manifest import Outbox, Payload
 from lada.method import Step
 from lada.models import LanguageModel
 from lada.party import MODEL_FILE, Party, json_payload, model_payloads, records_payload, tensors_payload

@@ -23,10 +23,10 @@ from lada.answering import OWN_TEXTS, answer
 from lada.config import SERVER, Options, derive_seed
 from lada.consistency import Checked, CheckOptions, check, choose
 from lada.distillation import training_metrics
-from lada.exchange import Outbox
 from lada.imitation import imitate, publish_model, text_logs
 from lada.local import add_evaluation, measure, prepare_client, prepare_server, train
 from lada.losses import PairLoss
+from lada.manifest import Outbox
 from lada.method import Step
 from lada.models import LanguageModel
 from lada.pairs import make_examples, text_pairs

@@ -17,10 +17,10 @@ from pydantic import model_validator
 
 from lada.answering import IDS, TEXTS, answer
 from lada.config import SERVER, Options
-from lada.exchange import Outbox
 from lada.imitation import imitate, publish_model, text_examples, text_logs
 from lada.inbox import by_id
 from lada.local import add_evaluation, measure, prepare_client, prepare_server
+from lada.manifest import Outbox
 from lada.method import Step
 from lada.party import Party, records_payload
 from lada.records import Response, SampleId, parse_jsonl

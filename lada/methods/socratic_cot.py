@@ -24,11 +24,11 @@ from lada.answering import TEXTS, answer
 from lada.answers import extract_letter
 from lada.config import SERVER, Options, Positive
 from lada.evaluation import Evaluation, judge
-from lada.exchange import Outbox
 from lada.generation import Generated, generate
 from lada.imitation import imitate, publish_model, text_examples, text_logs
 from lada.inbox import by_id
 from lada.local import add_evaluation, measure, prepare_client, prepare_server
+from lada.manifest import Outbox
 from lada.method import Step
 from lada.models import LanguageModel
 from lada.party import Party, json_payload, records_payload

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 
 from lada.config import Options
-from lada.exchange import Outbox
 from lada.local import add_evaluation, measure, prepare_client, prepare_server, train_locally
+from lada.manifest import Outbox
 from lada.method import Step
 from lada.party import MODEL_FILE, Party, model_payloads
 
