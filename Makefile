@@ -167,7 +167,7 @@ collect: $(VENV)/.ready ## a matrix's finished runs as results/lab/<matrix>.csv 
 
 # The runs behind README's Results section.
 STUDY_RUNS ?= $(RUNS)/study
-STUDY := lab-tuning lab-study lab-local
+STUDY := lab-tuning lab-study lab-threshold
 study: $(VENV)/.ready ## the runs behind README's results (hours; again = go on; JOBS=2 runs two at a time)
 	for matrix in $(STUDY); do \
 	  $(BIN)/python -m lada matrix $$matrix --runs $(STUDY_RUNS) --jobs $(JOBS) $(if $(AMEND),--amend) || exit 1; done

@@ -6,11 +6,15 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from lada.rundir import RunDir
 from tests.warm import Warm
+
+if TYPE_CHECKING:  # a host's own environment has no torch
+    from lada.models import LanguageModel
 
 with contextlib.suppress(ModuleNotFoundError):  # a host's own environment, on a cluster, has no hypothesis
     from hypothesis import settings
@@ -72,3 +76,17 @@ def warm(smallest_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     found = Warm(tmp_path_factory.mktemp("warm"), {"LADA_LAB_WEIGHTS": str(smallest_models)})
     yield found
     found.close()
+
+
+@pytest.fixture(scope="module")
+def lab_llm() -> Iterator[LanguageModel]:
+    """The committed stand-in of Qwen3-32B, on one thread."""
+    import torch
+
+    from lada.lab import WEIGHTS
+    from lada.models import load_model
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield load_model(WEIGHTS / "qwen3-32b")
+    torch.set_num_threads(threads)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Iterator
 
 import pytest
-import torch
 
 from lada import consistency
 from lada.config import GenerationOptions
 from lada.consistency import Checked, CheckOptions, beginnings, check, choose, confidences, is_consistent
 from lada.data import lab
-from lada.lab import WEIGHTS
 from lada.methods import rstar
-from lada.models import LanguageModel, load_model
+from lada.models import LanguageModel
 from lada.prompts import prompt, solution
 from lada.records import Item, Letter, Trace
 
@@ -119,11 +116,8 @@ def test_options_refuse_what_makes_no_sense() -> None:
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[LanguageModel]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield load_model(WEIGHTS / "qwen3-32b")
-    torch.set_num_threads(threads)
+def model(lab_llm: LanguageModel) -> LanguageModel:
+    return lab_llm
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from tiny_models import VOCAB, random_ids, tiny_model, words
+from tiny_models import VOCAB, random_ids, tiny_model, untangled, words
 
 from lada import generation
 from lada.config import GenerationOptions
@@ -34,16 +34,8 @@ def test_a_continuation_is_what_transformers_says_after_the_joined_ids(model: La
     begun = [words(random_ids(random.Random(number), 1, 5)) for number in range(6)]
     answers = generate(model, asked(), options(), partials=begun)
     for prompt, given, answer in zip(asked(), begun, answers, strict=True):
-        ids = torch.tensor([model.prompt_ids(prompt) + model.response_ids(given, finished=False)])
-        out = model.network.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=LIMIT,
-            do_sample=False,
-            eos_token_id=model.eos_id,
-            pad_token_id=model.pad_id,
-        )
-        new = out[0, ids.shape[1] :].tolist()
+        joined = model.prompt_ids(prompt) + model.response_ids(given, finished=False)
+        new = untangled(model, joined, LIMIT)
         assert answer.text == f"{given} {model.text(new)}".strip()
         assert answer.num_tokens == len(new)
         assert answer.finished == (new[-1] == model.eos_id)

@@ -6,7 +6,7 @@ from unittest import mock
 
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, LORA, VOCAB, random_ids, tiny_model, words
+from tiny_models import ARCHITECTURES, LORA, VOCAB, random_ids, tiny_model, untangled, words
 
 from lada import generation
 from lada.config import GenerationOptions
@@ -26,19 +26,8 @@ def options(rows: int = 4, **changes: float) -> GenerationOptions:
     return GenerationOptions(**({"max_new_tokens": LIMIT, "batch_size": rows} | changes))
 
 
-def untangled(model: LanguageModel, prompt: str, limit: int = LIMIT) -> list[int]:
-    """One prompt at a time through `generate` of transformers."""
-    ids = torch.tensor([model.prompt_ids(prompt)])
-    out = model.network.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=limit,
-        do_sample=False,
-        eos_token_id=model.eos_id,
-        pad_token_id=model.pad_id,
-    )
-    tokens: list[int] = out[0, ids.shape[1] :].tolist()
-    return tokens
+def alone(model: LanguageModel, prompt: str, limit: int = LIMIT) -> list[int]:
+    return untangled(model, model.prompt_ids(prompt), limit)
 
 
 def ends(answers: list[Generated]) -> set[bool]:
@@ -50,7 +39,7 @@ def test_greedy_equals_transformers_whatever_the_batch(architecture: str) -> Non
     # Embeddings of their own: with tied ones a tiny model only repeats its last token.
     model = tiny_model(architecture, tie_word_embeddings=False)
     asked = prompts()
-    expected = [untangled(model, prompt) for prompt in asked]
+    expected = [alone(model, prompt) for prompt in asked]
     for rows in (1, 4, 16):  # refilled, compacted and all at once
         answers = generate(model, asked, options(rows))
         assert [answer.num_tokens for answer in answers] == [len(tokens) for tokens in expected]
@@ -111,7 +100,7 @@ def test_number_of_decoded_rows_is_the_number_of_tokens() -> None:
 def test_confidence_is_the_mean_log_probability() -> None:
     model = tiny_model("gemma2", tie_word_embeddings=False)
     for prompt, answer in zip(prompts(3), generate(model, prompts(3), options(rows=2)), strict=True):
-        asked, tokens = model.prompt_ids(prompt), untangled(model, prompt)
+        asked, tokens = model.prompt_ids(prompt), alone(model, prompt)
         with torch.no_grad():
             logits = model.network(input_ids=torch.tensor([asked + tokens])).logits[0]
         chosen = logits.log_softmax(-1)[len(asked) - 1 : -1].gather(1, torch.tensor(tokens)[:, None])
@@ -184,7 +173,7 @@ def test_the_adapter_speaks_and_the_weights_come_back() -> None:
     before = state_hash(dict(model.network.state_dict()))
     adapted = [a.text for a in generate(model, prompts(4), options())]
     assert adapted != base
-    assert adapted == [model.text(untangled(model, prompt)) for prompt in prompts(4)]
+    assert adapted == [model.text(alone(model, prompt)) for prompt in prompts(4)]
     assert state_hash(dict(model.network.state_dict())) == before
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from lada.matrix.cells import read_matrix
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -96,9 +98,10 @@ def test_test_and_study_targets_call_what_they_say() -> None:
         text=True,
         check=True,
     ).stdout
-    for command in ("-m pytest", "-m tests.bench", "-m lada.lab", "-m lada run --size quick"):
+    for command in ("-m pytest", "-m tests.bench", "-m lada.lab", "-m lada matrix"):
         assert command in shown
-    assert shown.count("-m lada run") == 2 * 4 * 3
+    (names,) = re.findall(r"for matrix in (.*); do", shown)
+    assert {read_matrix(name).tier for name in names.split()} == {"lab"}
 
 
 def test_lab_models_refuses_an_unknown_name(clone: Path) -> None:
@@ -107,13 +110,27 @@ def test_lab_models_refuses_an_unknown_name(clone: Path) -> None:
 
 
 def test_study_table_reads_the_committed_results(clone: Path) -> None:
-    if not (clone / "results" / "lab" / "study.csv").is_file():
-        pytest.fail("results/lab/study.csv is not committed")
+    assert (clone / "results" / "lab" / "lab-study.csv").is_file(), "the study is not committed"
     done = make(clone, "study-table STUDY_RUNS=none")
-    assert done.returncode == 0 and "base model (as it came)" in done.stdout
+    assert done.returncode == 0 and "holds no finished run of lab-study: nothing is written" in done.stderr
     assert (clone / "README.md").read_text(encoding="utf-8") == README, (
         "README's tables are not what the data say"
     )
+
+
+@pytest.mark.slow
+def test_a_matrix_is_run_listed_and_collected(clone: Path, smallest_models: Path) -> None:
+    (clone / ".venv" / ".ready").touch()  # another test may have locked the versions again
+    (clone / "configs" / "matrices" / "mine.yaml").write_text(
+        "size: tiny\nscenarios: [one-client]\nseeds: [0]\narms: {standalone: {method: standalone}}\n"
+        "settings: {data.num_train: 8, data.num_test: 4, data.num_public: 16}\n"
+    )
+    run = make(clone, f"matrix MATRIX=mine RUNS=grid LADA_LAB_WEIGHTS={smallest_models}")
+    assert run.returncode == 0 and "1/1 done: standalone, scenario one-client" in run.stdout
+    assert make(clone, "collect MATRIX=mine RUNS=grid").returncode == 0
+    assert (clone / "results" / "lab" / "mine.csv").is_file()
+    for left in ("results/lab/mine.csv", "results/lab/mine-runs.csv", "configs/matrices/mine.yaml"):
+        (clone / left).unlink()
 
 
 def test_lock_writes_what_is_installed(clone: Path) -> None:

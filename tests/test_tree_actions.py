@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
-import torch
 
 from lada import tree_actions, tree_search, tree_texts
 from lada.config import GenerationOptions
@@ -14,8 +13,7 @@ from lada.data import lab
 from lada.data.lab_skills import trace
 from lada.errors import ConfigError
 from lada.generation import Generated
-from lada.lab import WEIGHTS
-from lada.models import LanguageModel, load_model
+from lada.models import LanguageModel
 from lada.prompts import prompt, solution
 from lada.records import Item, Question
 from lada.tree_actions import Expander, Partial, SearchOptions, solutions
@@ -295,11 +293,8 @@ def test_no_signature_asks_for_the_right_answer() -> None:
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[LanguageModel]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield load_model(WEIGHTS / "qwen3-32b")
-    torch.set_num_threads(threads)
+def model(lab_llm: LanguageModel) -> LanguageModel:
+    return lab_llm
 
 
 @pytest.fixture(scope="module")

@@ -86,3 +86,17 @@ def random_pairs(count: int, *, seed: int = 0) -> list[Example]:
             Example(f"q{number}", (BOS, *random_ids(draw, 3, 12)), responses, (Term("server", 0, 1),))
         )
     return examples
+
+
+def untangled(model: LanguageModel, prompt_ids: list[int], limit: int) -> list[int]:
+    """The new tokens of one prompt, alone, greedily through `generate` of transformers."""
+    ids = torch.tensor([prompt_ids])
+    out = model.network.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=limit,
+        do_sample=False,
+        eos_token_id=model.eos_id,
+        pad_token_id=model.pad_id,
+    )
+    return out[0, ids.shape[1] :].tolist()

@@ -84,9 +84,9 @@ def tables(root: Path = ROOT) -> dict[str, str]:
             found[path.stem] = grid_table(matrix, rows).strip()
             continue
         found[path.stem] = accuracy_tables(matrix, rows).strip()
+        found[f"{path.stem}-filters"] = diagnostics_table(matrix, rows).strip()
         if matrix.contrasts:
             found[f"{path.stem}-contrasts"] = contrast_table(matrix, rows).strip()
-            found[f"{path.stem}-filters"] = diagnostics_table(matrix, rows).strip()
     return found
 
 
