@@ -57,7 +57,7 @@ def test_a_grid_multiplies_arms_and_reaches_the_run() -> None:
     assert "training.client.decay=1.0" in settings(found, cells[1], resolve_run)
 
 
-def test_an_arm_that_replays_comes_last_and_names_the_run_of_its_own_cell(tmp_path: Path) -> None:
+def test_an_arm_that_replays_comes_last_in_its_seed_and_names_the_run_of_its_own_cell(tmp_path: Path) -> None:
     found = matrix(
         seeds=[0, 1],
         arms={
@@ -70,8 +70,13 @@ def test_an_arm_that_replays_comes_last_and_names_the_run_of_its_own_cell(tmp_pa
         },
     )
     runs = find_runs(found, tmp_path)
-    assert [run.cell.arm for run in runs] == ["lada", "lada", "random", "random"]
-    for source, replaying in ((runs[0], runs[2]), (runs[1], runs[3])):
+    assert [(run.cell.arm, run.cell.seed) for run in runs] == [
+        ("lada", 0),
+        ("random", 0),
+        ("lada", 1),
+        ("random", 1),
+    ]
+    for source, replaying in ((runs[0], runs[1]), (runs[2], runs[3])):
         wanted = settings(found, replaying.cell, resolve_run)
         assert f"method.select.replay={source.folder.name}" in wanted
 

@@ -115,7 +115,7 @@ def read_matrix(name: str, configs: Path = CONFIGS) -> Matrix:
 
 
 def expand(matrix: Matrix) -> list[Cell]:
-    """All cells; those that replay others stand after all that do not."""
+    """All cells, seed by seed; in each seed those that replay others stand after all that do not."""
     axes = itertools.product(matrix.seeds, matrix.scenarios, matrix.datasets, matrix.shots)
     cells = [
         Cell(arm, scenario, dataset, shots, seed, point)
@@ -123,7 +123,8 @@ def expand(matrix: Matrix) -> list[Cell]:
         for arm in matrix.arms
         for point in _points(matrix.grid)
     ]
-    return sorted(cells, key=lambda cell: bool(matrix.arms[cell.arm].replays))
+    place = {seed: number for number, seed in enumerate(matrix.seeds)}
+    return sorted(cells, key=lambda cell: (place[cell.seed], bool(matrix.arms[cell.arm].replays)))
 
 
 def _points(grid: Mapping[str, tuple[Any, ...]]) -> Iterator[tuple[tuple[str, Any], ...]]:

@@ -6,6 +6,7 @@ lease and commits make it resume.
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def find_runs(matrix: Matrix, runs: Path) -> list[Run]:
 def run_matrix(
     matrix: Matrix, runs: Path, *, jobs: int, report: Callable[[str], None], amend: bool = False
 ) -> list[Run]:
-    """Run what is missing, ``jobs`` at a time; replaying runs begin when all others ended.
+    """Run what is missing, ``jobs`` at a time; replaying runs begin when the others of their seed ended.
 
     Returns:
         Runs that failed; what each said is in ``<run folder>.log``.
@@ -80,8 +81,9 @@ def run_matrix(
 
 
 def _waves(matrix: Matrix, todo: Sequence[Run]) -> list[list[Run]]:
-    later = [run for run in todo if matrix.arms[run.cell.arm].replays]
-    return [[run for run in todo if run not in later], later]
+    """Runs that may go side by side: a replaying run waits for those of its seed that replay nothing."""
+    found = itertools.groupby(todo, lambda run: (run.cell.seed, bool(matrix.arms[run.cell.arm].replays)))
+    return [list(group) for _, group in found]
 
 
 def _run_one(matrix: Matrix, run: Run, runs: Path, amend: bool) -> int:
