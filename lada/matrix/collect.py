@@ -53,13 +53,15 @@ RUN_COLUMNS = ("arm", "at", "run_id", "git", "git_dirty", "code", "config", "pac
 
 
 def collect(matrix: Matrix, runs: Sequence[Run]) -> list[Row]:
-    """All metrics of finished runs, and their contrasts question by question.
+    """All metrics of finished runs, and their contrasts question by question; of a grid the accuracies alone.
 
     Raises:
         DataError: two arms of one cell had different test questions.
     """
     finished = [run for run in runs if run.finished]
     rows = [row for run in finished for row in _rows(run)]
+    if matrix.grid:
+        rows = [row for row in rows if row.metric.startswith("accuracy") and "/" not in row.metric]
     return sorted([*rows, *_contrasts(matrix, finished)])
 
 
