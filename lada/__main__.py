@@ -214,8 +214,9 @@ def _matrix(options: argparse.Namespace) -> int:
 
 def _collect(options: argparse.Namespace) -> int:
     from lada.matrix.cells import read_matrix
-    from lada.matrix.collect import collect, provenance_rows, write_provenance, write_rows
+    from lada.matrix.collect import collect, provenance_rows, write_provenance
     from lada.matrix.local import find_runs
+    from lada.matrix.rows import write_rows
 
     matrix, out = read_matrix(options.name), Path(options.out)
     runs = find_runs(matrix, Path(options.runs))
@@ -226,8 +227,14 @@ def _collect(options: argparse.Namespace) -> int:
     if not rows:
         print(f"{options.runs} holds no finished run of {name}: nothing is written", file=sys.stderr)
         return 0
+    made = provenance_rows(runs)
+    if len(codes := sorted({row["code"] for row in made})) > 1:
+        print(
+            f"{name}: its runs were made with {len(codes)} versions of the code: {', '.join(codes)}",
+            file=sys.stderr,
+        )
     write_rows(rows, out / f"{name}.csv")
-    write_provenance(provenance_rows(runs), out / f"{name}-runs.csv")
+    write_provenance(made, out / f"{name}-runs.csv")
     print(f"{out / name}.csv: {len(rows)} rows of {sum(run.finished for run in runs)} of {len(runs)} runs")
     return 0
 

@@ -173,9 +173,10 @@ def learn_boosted(
 def even_weights(party: Party, model: LanguageModel, items: Sequence[Item], *, boosting: bool) -> Boosting:
     """Weights of a client's samples at the beginning of a training on them."""
     role = party.training("client")
+    per_epoch = max(1, math.ceil(len(items) / role.batch_size))
     return Boosting(
         dict.fromkeys((item.id for item in items), 1.0),
-        epochs=role.epochs,
-        per_epoch=max(1, math.ceil(len(items) / role.batch_size)),
+        epochs=math.ceil(role.max_steps / per_epoch) if role.max_steps else role.epochs,
+        per_epoch=per_epoch,
         judge=(lambda: missed_samples(party, model, items)) if boosting else None,
     )

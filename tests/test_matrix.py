@@ -12,8 +12,9 @@ from lada.__main__ import main
 from lada.config import CONFIGS, read_run
 from lada.errors import ConfigError
 from lada.matrix.cells import Cell, Matrix, expand, read_matrix, settings
-from lada.matrix.collect import collect, read_rows
+from lada.matrix.collect import collect
 from lada.matrix.local import find_runs, run_matrix
+from lada.matrix.rows import read_rows
 from lada.records import SampleLog, read_jsonl
 from lada.runs import resolve_run
 from tests.smallest_models import SETTINGS
@@ -57,6 +58,12 @@ def test_a_grid_multiplies_arms_and_reaches_the_run() -> None:
     assert "training.client.decay=1.0" in settings(found, cells[1], resolve_run)
 
 
+def test_keys_of_a_grid_that_end_alike_are_told_apart() -> None:
+    rates = {f"training.{role}.learning_rate": [1e-4] for role in ("client", "server")}
+    (cell,) = expand(matrix(grid={**rates, "rounds": [2]}))
+    assert cell.at == "training.client.learning_rate=0.0001 training.server.learning_rate=0.0001 rounds=2"
+
+
 def test_an_arm_that_replays_comes_last_in_its_seed_and_names_the_run_of_its_own_cell(tmp_path: Path) -> None:
     found = matrix(
         seeds=[0, 1],
@@ -92,6 +99,7 @@ def test_an_arm_that_replays_comes_last_in_its_seed_and_names_the_run_of_its_own
         ({"arms": {"Two words": {"method": "sft"}}}, "pattern"),
         ({"arms": {}}, "at least 1"),
         ({"seeds": []}, "at least 1"),
+        ({"grid": {"rounds": [1, 2]}, "shots": [0, 1]}, "a grid is of one scenario"),
     ],
 )
 def test_what_makes_no_matrix_is_refused(changes: dict[str, object], said: str) -> None:
@@ -196,6 +204,12 @@ def test_a_matrix_runs_goes_on_and_is_collected(tmp_path: Path, capsys: pytest.C
         made = list(csv.DictReader(file))
     assert {row["run_id"] for row in made} == {run.folder.name for run in find_runs(found, runs)}
     assert len({row["code"] for row in made}) == 1 and all(len(row["weights"]) == 16 for row in made)
+
+    ledger = random.folder / "ledger.jsonl"
+    said_last = ledger.read_bytes()
+    ledger.write_bytes(said_last[: said_last.rindex(b'{"')])
+    assert not find_runs(found, runs)[-1].finished, "its results may be those of an earlier stage"
+    assert run_matrix(found, runs, jobs=1, report=said.append) == [] and find_runs(found, runs)[-1].finished
 
     (lada.folder / "parties" / "server" / "r02-learn" / "manifest.json").unlink()
     assert {row.arm for row in collect(found, find_runs(found, runs))} == {"standalone", "random"}

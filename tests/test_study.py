@@ -10,7 +10,8 @@ import pytest
 from lada.config import CONFIGS
 from lada.errors import DataError
 from lada.matrix.cells import Matrix, read_matrix
-from lada.matrix.collect import Row, bytes_by_direction, read_rows, write_rows
+from lada.matrix.collect import paired
+from lada.matrix.rows import Row, bytes_by_direction, read_rows, write_rows
 from lada.report.study import (
     accuracy_tables,
     best_point,
@@ -44,7 +45,8 @@ def row(
     at: str = "",
     scenario: str = "1",
 ) -> Row:
-    return Row(scenario, "lab-math", 0, arm, at, seed, party, "org/model-x", round, metric, value)
+    place = ("lab", scenario, "lab-math", 0)
+    return Row(*place, arm, at, "method", seed, party, "org/model-x", round, metric, value)
 
 
 ROWS = [
@@ -120,16 +122,26 @@ def test_the_csv_reads_back(tmp_path: Path) -> None:
         read_rows(tmp_path / "none.csv")
 
 
-def test_bytes_count_a_message_to_all_once_or_for_each_client() -> None:
+def test_bytes_count_a_message_to_all_for_each_client_and_rewards_and_weights_apart() -> None:
     rows = [
         row("lada", "bytes_sent/respond/all/responses", 100, party="server"),
         row("lada", "bytes_sent/learn/all/adapters", 5, party="server"),
+        row("lada", "bytes_sent/learn/server/rewards", 1000),
         row("lada", "bytes_sent/learn/client-2/ids", 10, party="server"),
         row("lada", "bytes_sent/learn/server/ids", 7),
         row("lada", "accuracy", 1.0),
     ]
     found = bytes_by_direction(rows, clients=3)
-    assert found == {"up": 7, "down": 310, "down_once": 110, "weights": 15}
+    assert found == {"up": 7, "down": 310, "aside": 1015}
+
+
+def test_a_paired_difference_has_the_error_of_its_questions() -> None:
+    first = {"a": True, "b": True, "c": False, "d": True}
+    second = {"a": True, "b": False, "c": False, "d": False}
+    assert paired(first, second) == pytest.approx((0.5, 0.2886751))  # gaps 0, 1, 0, 1
+    assert paired(second, first)[0] == -0.5
+    with pytest.raises(DataError, match="different test questions"):
+        paired(first, {"a": True})
 
 
 GRID = [
@@ -160,5 +172,6 @@ def test_the_study_runs_with_what_was_chosen_on_the_tuning_seed() -> None:
         for key in tuned.grid:
             given = arm.settings[key]
             assert float(chosen[key.rpartition(".")[2]]) == given, f"{name}: {key}"
-    trained = {name for name, arm in study.arms.items() if arm.method != "standalone"}
+    local = ("standalone", "standalone_matched")  # their rate was chosen for all arms at once
+    trained = {name for name, arm in study.arms.items() if arm.method not in local}
     assert all(study.arms[name].tuned for name in trained)

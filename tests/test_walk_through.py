@@ -72,6 +72,12 @@ def test_its_options_are_listed_with_their_meaning(checkout: Path) -> None:
 
 
 @pytest.mark.slow
+def test_its_types_are_right(checkout: Path) -> None:
+    done = call(checkout, "-m", "mypy", "lada/methods/shortest.py")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
 def test_it_runs_and_learns_what_it_says(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smallest_models: Path
 ) -> None:

@@ -7,7 +7,7 @@ configs/matrices/<name>.yaml names arms (a method and its settings) and the axes
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -60,6 +60,12 @@ class Matrix(Options):
     contrasts: tuple[tuple[str, str], ...] = ()
 
     @model_validator(mode="after")
+    def _a_grid_is_of_one_place(self) -> Matrix:
+        if self.grid and max(len(self.scenarios), len(self.datasets), len(self.shots)) > 1:
+            raise ValueError("a grid is of one scenario, one dataset and one number of shots")
+        return self
+
+    @model_validator(mode="after")
     def _arms_exist(self) -> Matrix:
         for name in itertools.chain(*self.contrasts):
             if name not in self.arms:
@@ -95,12 +101,19 @@ class Cell:
     @property
     def at(self) -> str:
         """The point of the grid, readable: ``learning_rate=0.0001 decay=1.0``."""
-        return " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in self.point)
+        keys = [key for key, _ in self.point]
+        return " ".join(f"{_shortest(key, keys)}={value}" for key, value in self.point)
 
     def __str__(self) -> str:
         at = f" {self.at}" if self.point else ""
         where = f"scenario {self.scenario}, {self.dataset}, {self.shots}-shot, seed {self.seed}"
         return f"{self.arm}{at}, {where}"
+
+
+def _shortest(key: str, keys: Sequence[str]) -> str:
+    """The last part of a dotted key, or all of it where another key ends alike."""
+    last = key.rpartition(".")[2]
+    return last if sum(one.rpartition(".")[2] == last for one in keys) == 1 else key
 
 
 def read_matrix(name: str, configs: Path = CONFIGS) -> Matrix:

@@ -6,50 +6,39 @@ are not finished are missing, never zero.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lada.config import SERVER, read_run
+from lada.config import read_run
 from lada.errors import DataError
 from lada.matrix.cells import Matrix
 from lada.matrix.local import Run
+from lada.matrix.rows import Row, write_csv
 from lada.plan import read_plan
 from lada.records import Prediction, read_jsonl
 from lada.results import read_metrics
-from lada.rundir import RunDir, sha256, write_atomic
+from lada.rundir import RunDir, sha256
 
 PREDICTIONS = "predictions.jsonl"
 
 
-@dataclass(frozen=True, order=True)
-class Row:
-    """One number of one run.
-
-    Attributes:
-        at: the point of the matrix's grid, empty without one.
-    """
-
-    scenario: str
-    dataset: str
-    shots: int
-    arm: str
-    at: str
-    seed: int
-    party: str
-    model: str
-    round: int
-    metric: str
-    value: float
-
-
-COLUMNS = tuple(field.name for field in fields(Row))
-RUN_COLUMNS = ("arm", "at", "run_id", "git", "git_dirty", "code", "config", "packages", "weights", "machine")
+RUN_COLUMNS = (
+    "arm",
+    "at",
+    "run_id",
+    "git",
+    "git_dirty",
+    "amended_from",
+    "code",
+    "run_yaml",
+    "packages",
+    "weights",
+    "machine",
+)
 
 
 def collect(matrix: Matrix, runs: Sequence[Run]) -> list[Row]:
@@ -67,8 +56,17 @@ def collect(matrix: Matrix, runs: Sequence[Run]) -> list[Row]:
 
 def _rows(run: Run) -> Iterator[Row]:
     cell = run.cell
-    head = (cell.scenario, cell.dataset, cell.shots, cell.arm, cell.at, cell.seed)
     for row in read_metrics(RunDir(run.folder).metrics_csv):
+        head = (
+            row["tier"],
+            cell.scenario,
+            cell.dataset,
+            cell.shots,
+            cell.arm,
+            cell.at,
+            row["method"],
+            cell.seed,
+        )
         yield Row(*head, row["party"], row["model"], row["round"], row["metric"], row["value"])
 
 
@@ -87,9 +85,10 @@ def _contrasts(matrix: Matrix, runs: Sequence[Run]) -> Iterator[Row]:
 
 def _contrast(run: Run, twin: Run) -> Iterator[Row]:
     cell, config = run.cell, read_run(run.folder)
-    head = (cell.scenario, cell.dataset, cell.shots, cell.arm, cell.at, cell.seed)
+    place = (cell.scenario, cell.dataset, cell.shots)
+    head = (config.tier, *place, cell.arm, cell.at, config.method_label, cell.seed)
     for party in config.parties:
-        gap = _paired(last_predictions(run.folder, party.name), last_predictions(twin.folder, party.name))
+        gap = paired(last_predictions(run.folder, party.name), last_predictions(twin.folder, party.name))
         for name, value in zip(("", "_se"), gap, strict=True):
             metric = f"paired/{twin.cell.arm}{name}"
             yield Row(*head, party.name, party.model, config.rounds, metric, value)
@@ -110,7 +109,12 @@ def last_predictions(folder: Path, party: str) -> dict[str, bool]:
     raise DataError(f"{folder}: no predictions of {party}")
 
 
-def _paired(first: Mapping[str, bool], second: Mapping[str, bool]) -> tuple[float, float]:
+def paired(first: Mapping[str, bool], second: Mapping[str, bool]) -> tuple[float, float]:
+    """Mean of (right in the first) - (right in the second) over the same questions, and its standard error.
+
+    Raises:
+        DataError: they are not the same questions.
+    """
     if first.keys() != second.keys():
         raise DataError("two arms of one cell answered different test questions")
     gaps = [int(first[name]) - int(second[name]) for name in sorted(first)]
@@ -135,8 +139,9 @@ def provenance_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
                 "run_id": run.folder.name,
                 "git": made["git"],
                 "git_dirty": made["git_dirty"],
+                "amended_from": " ".join(str(one.get("git")) for one in made.get("amended_from", [])),
                 "code": made["code"][:16],
-                "config": made["run_yaml"][:16],
+                "run_yaml": made["run_yaml"][:16],
                 "packages": packages,
                 "weights": weights[:16],
                 "machine": made["machine"],
@@ -145,68 +150,6 @@ def provenance_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: row["run_id"])
 
 
-def write_rows(rows: Sequence[Row], path: Path) -> None:
-    """Long form; values with 9 significant digits."""
-    _write(path, COLUMNS, ((*astuple(row)[:-1], f"{row.value:.9g}") for row in rows))
-
-
 def write_provenance(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """One row per run."""
-    _write(path, RUN_COLUMNS, ([row[name] for name in RUN_COLUMNS] for row in rows))
-
-
-def _write(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    write_atomic(path, text.getvalue())
-
-
-def read_rows(path: Path) -> list[Row]:
-    """What `write_rows` wrote.
-
-    Raises:
-        DataError: the file is not there or has other columns.
-    """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            found = list(csv.DictReader(file))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if found and tuple(found[0]) != COLUMNS:
-        raise DataError(f"{path}: columns {list(found[0])}, expected {list(COLUMNS)}")
-    return [_row(row) for row in found]
-
-
-def _row(row: Mapping[str, str]) -> Row:
-    texts = {name: row[name] for name in ("scenario", "dataset", "arm", "at", "party", "model", "metric")}
-    shots, seed, number = int(row["shots"]), int(row["seed"]), int(row["round"])
-    return Row(**texts, shots=shots, seed=seed, round=number, value=float(row["value"]))
-
-
-def bytes_by_direction(rows: Iterable[Row], clients: int) -> dict[str, float]:
-    """Bytes of a run's texts and ids and of all messages, up (clients) and down (server), sent to each.
-
-    Args:
-        rows: of one run.
-        clients: recipients of a message to all.
-
-    Returns:
-        ``up``, ``down`` (unicast), ``down_once`` (a message to all counted once), ``weights`` (adapters and
-        weight deltas, which all of them leave out).
-    """
-    totals = dict.fromkeys(("up", "down", "down_once", "weights"), 0.0)
-    for row in rows:
-        if not row.metric.startswith("bytes_sent/"):
-            continue
-        _, _, recipient, kind = row.metric.split("/")
-        copies = clients if recipient == "all" else 1
-        if kind == "adapters":
-            totals["weights"] += row.value * copies
-        elif row.party == SERVER:
-            totals["down"] += row.value * copies
-            totals["down_once"] += row.value
-        else:
-            totals["up"] += row.value
-    return totals
+    write_csv(path, RUN_COLUMNS, ([row[name] for name in RUN_COLUMNS] for row in rows))

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from lada.config import ORACLE
 from lada.errors import ConfigError
+from lada.ledger import Ledger
 from lada.matrix.cells import Cell, Matrix, cell_layers, expand, settings
 from lada.plan import read_plan
 from lada.rundir import RunDir
@@ -33,9 +34,11 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether every stage is committed."""
+        """Whether every stage is committed and the driver has written what they measured."""
         run = RunDir(self.folder)
-        return run.run_yaml.is_file() and next(read_plan(run).pending(run.is_committed), None) is None
+        if not run.run_yaml.is_file() or next(read_plan(run).pending(run.is_committed), None) is not None:
+            return False
+        return Ledger(run.ledger_jsonl).says_finished()
 
 
 def find_runs(matrix: Matrix, runs: Path) -> list[Run]:

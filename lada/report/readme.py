@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lada.matrix.cells import read_matrix
-from lada.matrix.collect import read_rows
+from lada.matrix.rows import read_rows
 from lada.report.study import accuracy_tables, contrast_table, diagnostics_table, grid_table
 from lada.rundir import write_atomic
 
@@ -60,25 +60,19 @@ def _share(value: Any) -> str:
 
 
 def fill(text: str, tables: dict[str, str]) -> str:
-    """README with its tables replaced.
-
-    Raises:
-        ValueError: when README has no place for a table.
-    """
+    """README with its tables replaced; what has no place there is left out."""
     for name, table in tables.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
-        if not pattern.search(text):
-            raise ValueError(f"README.md has no <!-- {name} --> … <!-- end {name} -->")
         text = pattern.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text)  # type: ignore[misc]  # mypy: default of a lambda
     return text
 
 
 def tables(root: Path = ROOT) -> dict[str, str]:
-    """Every generated table of README by name: ``<matrix>``, ``<matrix>-contrasts``, ``<matrix>-filters``."""
+    """Generated tables by name: ``lab-models``; ``<matrix>`` and more of shipped matrices with results."""
     found = {"lab-models": lab_models_table(root / "lada" / "lab" / "weights")}
     for path in sorted((root / "results" / "lab").glob("*.csv")):
-        if path.stem.endswith("-runs"):
-            continue
+        if not (root / "configs" / "matrices" / path.name).with_suffix(".yaml").is_file():
+            continue  # one row per run, or a matrix from elsewhere
         matrix, rows = read_matrix(path.stem, root / "configs"), read_rows(path)
         if matrix.grid:
             found[path.stem] = grid_table(matrix, rows).strip()

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from lada.config import SERVER
 from lada.errors import DataError
 from lada.matrix.cells import Matrix
-from lada.matrix.collect import Row, bytes_by_direction
+from lada.matrix.rows import Row, bytes_by_direction
 
 DIAGNOSTICS = ("pairs", "coverage", "chosen_right", "auc_reward", "auc_score", "reward_std")
 BASE = "accuracy_base"
@@ -76,7 +76,7 @@ def last(rows: Iterable[Row], party: str, metric: str) -> list[float]:
 
 
 def _kilobytes(rows: Sequence[Row], clients: int) -> list[str]:
-    """Texts, ids, logits and votes of a run, mean over seeds: one client up, server to one client down."""
+    """Texts, ids, logits, votes and questions as sent: one client up, the server to one client down."""
     seeds = sorted({row.seed for row in rows})
     totals = [bytes_by_direction([row for row in rows if row.seed == seed], clients) for seed in seeds]
     return [f"{sum(one[way] for one in totals) / len(totals) / clients / 1e3:.0f}" for way in ("up", "down")]
@@ -89,7 +89,7 @@ def _seeds(rows: Iterable[Row]) -> str:
 def contrast_table(matrix: Matrix, rows: Sequence[Row]) -> str:
     """Paired differences in points: an arm minus another on the same questions, by scenario."""
     places = sorted({(row.scenario, row.dataset, row.shots) for row in rows})
-    names = [f"scenario {scenario}: {who}" for scenario, _, _ in places for who in ("clients", "server")]
+    names = [f"{_named(place, places)}: {who}" for place in places for who in ("clients", "server")]
     lines = _head(["arm minus other", *names])
     for first, second in matrix.contrasts:
         cells = []
@@ -102,6 +102,15 @@ def contrast_table(matrix: Matrix, rows: Sequence[Row]) -> str:
                 cells.append(_mean(mine, parties, f"paired/{second}", signed=True))
         lines.append(_line([f"{matrix.label(first)} − {matrix.label(second)}", *cells]))
     return "\n".join(lines) + "\n"
+
+
+def _named(place: tuple[str, str, int], places: Sequence[tuple[str, str, int]]) -> str:
+    """A place by what differs between places."""
+    scenario, dataset, shots = place
+    parts = [f"scenario {scenario}"]
+    parts += [dataset] if len({one[1] for one in places}) > 1 else []
+    parts += [f"{shots}-shot"] if len({one[2] for one in places}) > 1 else []
+    return ", ".join(parts)
 
 
 def diagnostics_table(matrix: Matrix, rows: Sequence[Row]) -> str:
