@@ -156,11 +156,11 @@ cluster-up: ## a Slurm cluster on this machine to try the suite on (YES=1 ACCOUN
 cluster-down: ## stop it and all that its jobs left (PURGE=1: and remove its folder)
 	slurm/devcluster/down.sh
 
-# MATRIX=<name in configs/matrices> JOBS=<runs side by side> RUNS=<folder>; again = what is missing
+# MATRIX=<name in configs/matrices> PARALLEL=<runs side by side> RUNS=<folder>; again = what is missing
 MATRIX ?= lab-study
-JOBS ?= 1
-matrix: $(VENV)/.ready ## run what is missing of a matrix on this machine (MATRIX=lab-study JOBS=2)
-	$(BIN)/python -m lada matrix $(MATRIX) --runs $(RUNS) --jobs $(JOBS) $(if $(AMEND),--amend)
+PARALLEL ?= 1
+matrix: $(VENV)/.ready ## run what is missing of a matrix on this machine (MATRIX=lab-study PARALLEL=2)
+	$(BIN)/python -m lada matrix $(MATRIX) --runs $(RUNS) --jobs $(PARALLEL) $(if $(AMEND),--amend)
 
 collect: $(VENV)/.ready ## a matrix's finished runs as results/lab/<matrix>.csv (MATRIX=lab-study)
 	$(BIN)/python -m lada collect $(MATRIX) --runs $(RUNS)
@@ -168,9 +168,9 @@ collect: $(VENV)/.ready ## a matrix's finished runs as results/lab/<matrix>.csv 
 # The runs behind README's Results section.
 STUDY_RUNS ?= $(RUNS)/study
 STUDY := lab-tuning lab-study lab-threshold
-study: $(VENV)/.ready ## the runs behind README's results (hours; again = go on; JOBS=2 runs two at a time)
+study: $(VENV)/.ready ## the runs behind README's results (hours; again = go on; PARALLEL=2 runs two at a time)
 	for matrix in $(STUDY); do \
-	  $(BIN)/python -m lada matrix $$matrix --runs $(STUDY_RUNS) --jobs $(JOBS) $(if $(AMEND),--amend) || exit 1; done
+	  $(BIN)/python -m lada matrix $$matrix --runs $(STUDY_RUNS) --jobs $(PARALLEL) $(if $(AMEND),--amend) || exit 1; done
 
 study-table: $(VENV)/.ready ## collect the study's runs into results/lab and rewrite README's tables
 	for matrix in $(STUDY); do $(BIN)/python -m lada collect $$matrix --runs $(STUDY_RUNS) || exit 1; done

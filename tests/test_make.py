@@ -156,7 +156,8 @@ def test_readme_shows_only_commands_that_exist() -> None:
         assert target in TARGETS
     assert {"run", "test"} <= set(re.findall(r"^make ([a-z-]+)", README, re.MULTILINE))
     for path in re.findall(r"`((?:lada|configs|containers|results)/[\w./-]+)`", README):
-        assert (ROOT / path).exists(), f"README names {path}"
+        own = path == "lada/methods/shortest.py"  # the walk-through's, which its reader makes
+        assert (ROOT / path).exists() != own, f"README names {path}"
 
 
 def test_readme_makes_no_claim_without_base_and_self_rationale() -> None:

@@ -89,7 +89,8 @@ def test_it_runs_and_learns_what_it_says(
     for runs in ("first", "second"):
         done = call(checkout, *run_line, "--runs", str(tmp_path / runs), "--set", settings)
         assert done.returncode == 0, done.stderr
-    first, second = (RunDir(next((tmp_path / name).iterdir())) for name in ("first", "second"))
+    found = [next((tmp_path / name).glob("one-client-shortest-*")) for name in ("first", "second")]
+    first, second = map(RunDir, found)
     assert first.metrics_csv.read_bytes() == second.metrics_csv.read_bytes()
 
     message = first.root / "exchange" / "server" / "all" / "r01-respond" / "responses.jsonl"
