@@ -20,6 +20,7 @@ from jobs.cluster import ROOT, Cluster, expand
 from lada.config import read_run
 from lada.errors import ConfigError
 from lada.exchange import inbox_dirs, make_exchange_dirs, outbox_dir
+from lada.provenance import KERNEL_NAMES
 from lada.rundir import RunDir, Stage
 
 CODE = ("lada", "configs")
@@ -45,16 +46,6 @@ JOB_NAMES = (
     "SLURM_RESTART_COUNT",
 )
 """Variables of a job that a stage sees, where they are set."""
-MATH_NAMES = (
-    "ATEN_CPU_CAPABILITY",
-    "DNNL_MAX_CPU_ISA",
-    "MKL_CBWR",
-    "MKL_ENABLE_INSTRUCTIONS",
-    "ONEDNN_MAX_CPU_ISA",
-    "OPENBLAS_CORETYPE",
-    "OPENBLAS_L2_SIZE",
-)
-"""Variables that choose a library's kernels, and so last bits: a stage gets what the submitting side has."""
 CACHES = {
     "HF_HOME": "huggingface",
     "TORCH_EXTENSIONS_DIR": "torch_extensions",
@@ -206,7 +197,7 @@ def container_environment(cluster: Cluster, *, threads: int | None, job: Mapping
         job: the job's environment, of which `JOB_NAMES` go inside.
     """
     inside = dict(SETTINGS)
-    inside |= {name: job[name] for name in (*JOB_NAMES, *MATH_NAMES) if name in job}
+    inside |= {name: job[name] for name in (*JOB_NAMES, *KERNEL_NAMES) if name in job}
     if "LADA_LAB_WEIGHTS" in job:
         inside["LADA_LAB_WEIGHTS"] = str(Path(job["LADA_LAB_WEIGHTS"]).absolute())
     models = _models_folder(cluster, job)

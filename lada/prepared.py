@@ -12,22 +12,13 @@ import torch
 from lada.errors import DataError
 from lada.manifest import FileEntry, Outbox, Payload
 from lada.party import Party
+from lada.provenance import KERNEL_NAMES
 from lada.records import dump_jsonl
 from lada.reuse import PREPARED, RECORD, TAKEN, Prepared, batches, read_file, read_prepared
 from lada.rundir import sha256
 
-KERNEL_NAMES = (
-    "ATEN_CPU_CAPABILITY",
-    "CUBLAS_WORKSPACE_CONFIG",
-    "DNNL_MAX_CPU_ISA",
-    "MKL_CBWR",
-    "MKL_ENABLE_INSTRUCTIONS",
-    "ONEDNN_MAX_CPU_ISA",
-    "OPENBLAS_CORETYPE",
-    "OPENBLAS_L2_SIZE",
-    "WORLD_SIZE",
-)
-"""Variables that choose kernels or divide the work, and so change last bits."""
+DECIDING = (*KERNEL_NAMES, "CUBLAS_WORKSPACE_CONFIG", "WORLD_SIZE")
+"""Environment variables that choose kernels or divide the work, and so change last bits."""
 CPU_FACTS = ("vendor_id", "cpu family", "model", "model name", "stepping", "cache size", "flags", "Features")
 
 
@@ -58,7 +49,7 @@ def machine(party: Party) -> dict[str, str]:
         "torch": f"{torch.__version__} {torch.version.cuda}",
         "threads": str(torch.get_num_threads()),
         "model": sha256("".join(f"{one.name} {sha256(one.read_bytes())}\n" for one in configs).encode()),
-        **{name: os.environ[name] for name in KERNEL_NAMES if name in os.environ},
+        **{name: os.environ[name] for name in DECIDING if name in os.environ},
     }
 
 

@@ -20,6 +20,16 @@ from lada.rundir import RunDir, dump_json, sha256, write_atomic
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("numpy", "peft", "pydantic", "safetensors", "scikit-learn", "tokenizers", "torch", "transformers")
+KERNEL_NAMES = (
+    "ATEN_CPU_CAPABILITY",
+    "DNNL_MAX_CPU_ISA",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "ONEDNN_MAX_CPU_ISA",
+    "OPENBLAS_CORETYPE",
+    "OPENBLAS_L2_SIZE",
+)
+"""Environment variables that choose a math library's kernels, and so last bits."""
 FIXED = (
     "scenario",
     "tier",

@@ -16,7 +16,7 @@ from safetensors.numpy import save
 from lada.config import ExchangeOptions
 from lada.errors import ExchangeError
 from lada.incoming import check_commit, published_schema
-from lada.manifest import Outbox, Payload
+from lada.manifest import Manifest, Outbox, Payload
 from lada.payloads import LOGITS, Origin, check_logits
 from lada.rundir import RunDir, Stage
 from tests.fake_runs import IDS, adapter, commit_stage, make_run
@@ -150,13 +150,13 @@ def committed(tmp_path: Path, no_fsync: None) -> Callable[[Outbox], RunDir]:
     return make
 
 
-def verify(run: RunDir, **options) -> None:  # type: ignore[no-untyped-def]
+def verify(run: RunDir, **options) -> Manifest:  # type: ignore[no-untyped-def]
     stage = Stage(1, "learn", "client-1")
-    check_commit(run, stage, limits=LIMITS, public_ids=IDS, **options)
+    return check_commit(run, stage, limits=LIMITS, public_ids=IDS, **options)
 
 
 def test_a_commit_with_logits_is_accepted(committed: Callable[[Outbox], RunDir]) -> None:
-    verify(committed(outbox(seq(), 2)))
+    assert "logits" in {entry.kind for entry in verify(committed(outbox(seq(), 2))).files}
 
 
 def test_a_wrong_number_of_items_is_refused(committed: Callable[[Outbox], RunDir]) -> None:
