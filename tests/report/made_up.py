@@ -1,0 +1,58 @@
+"""Made-up results of a matrix, written as `make collect` writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lada.matrix.rows import Row, write_csv, write_rows
+
+RUN_HEAD = ("arm", "at", "scenario", "dataset", "shots", "seed", "run_id", "git", "git_dirty", "amended_from")
+RUN_TAIL = ("code", "run_yaml", "packages", "weights", "machine")
+
+
+def row(arm: str, value: float, metric: str = "accuracy", **changes: Any) -> Row:
+    """A row of scenario 1, lab-math, zero-shot, seed 0, client-1, round 1 but for ``changes``."""
+    plain = Row("lab", "1", "lab-math", 0, arm, "", arm, 0, "client-1", "org/model-1b", 1, metric, value)
+    return replace(plain, **changes)
+
+
+def counts(arm: str, other: str, won: int, lost: int, questions: int, **changes: Any) -> list[Row]:
+    """The paired rows of a contrast on one party and seed."""
+    numbers = {"": (won - lost) / questions, "_won": won, "_lost": lost, "_questions": questions}
+    return [row(arm, value, f"paired/{other}{end}", **changes) for end, value in numbers.items()]
+
+
+def run_rows(rows: Iterable[Row]) -> list[tuple[Any, ...]]:
+    """A made-up run for each cell of the rows."""
+    cells = {(one.arm, one.at, one.scenario, one.dataset, one.shots, one.seed): one for one in rows}
+    found = []
+    for cell, one in cells.items():
+        point = f"-{one.at.replace(' ', '-')}" if one.at else ""
+        run_id = f"{one.scenario}-{one.arm}-{one.dataset}-{one.shots}shot-s{one.seed}{point}"
+        made = ("c0ffee", "False", "", "abc", f"yaml{one.seed}", "numpy=2", "w", "x86_64")
+        found.append((*cell, run_id, *made))
+    return sorted(found)
+
+
+def write_results(
+    folder: Path, name: str, rows: Sequence[Row], *, matrix: Mapping[str, Any], tier: str = "lab"
+) -> tuple[Path, Path]:
+    """Write configs/matrices/<name>.yaml and both CSV files below ``folder``.
+
+    Returns:
+        The folders ``results`` and ``configs``, as `lada.report.results.load` takes them; configs has the
+        four scenarios of the project too.
+    """
+    results, configs = folder / "results", folder / "configs"
+    (configs / "matrices").mkdir(parents=True, exist_ok=True)
+    if not (configs / "scenarios").exists():
+        (configs / "scenarios").symlink_to(Path(__file__).parents[2] / "configs" / "scenarios")
+    (configs / "matrices" / f"{name}.yaml").write_text(yaml.safe_dump(dict(matrix), sort_keys=False))
+    write_rows(rows, results / tier / f"{name}.csv")
+    write_csv(results / tier / f"{name}-runs.csv", (*RUN_HEAD, *RUN_TAIL), run_rows(rows))
+    return results, configs
