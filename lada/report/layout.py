@@ -9,6 +9,29 @@ from typing import Literal
 Key = tuple[str, ...]
 """Headers of a row or column from the outer to the inner, e.g. ``("scenario 1", "client-1")``."""
 Mark = Literal["best", "second"]
+AXES = ("dataset", "scenario", "shots", "arm", "party", "at")
+IMPROVEMENT = "improvement"
+"""Stands for an arm where a difference of arms is shown."""
+MEAN = "mean"
+"""Stands for a party where the mean over all parties is shown."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An arm against the best of the others, on the same questions.
+
+    Attributes:
+        arm, baseline: keys in the matrix.
+        won, lost, questions: of all seeds together: right in the arm alone, in the baseline alone, asked.
+        p: of McNemar's exact test before correction.
+    """
+
+    arm: str
+    baseline: str
+    won: int
+    lost: int
+    questions: int
+    p: float
 
 
 @dataclass(frozen=True)
@@ -17,14 +40,17 @@ class Entry:
 
     Attributes:
         mean: over seeds, per cent (differences: points); None: nothing was measured.
-        std: over seeds, with ddof 1; None with fewer than two.
-        seeds: those that were measured.
+        std: over seeds, with divisor n - 1; None with fewer than two.
+        seeds: those that were measured; ``values`` holds what was measured, in their order.
         paper: the printed value, per cent or points.
         p: of McNemar's exact test, Holm-corrected over the table; differences only.
         interval: 95 per cent, points; differences only.
         notes: indices of the table's footnotes.
         signed: whether this is a difference.
         text: in place of a number (Table I); ``paper_text`` is what the paper prints there.
+        cell: what it is of, by the names of `AXES`; empty where that is no cell of a matrix.
+        best_round: mean over seeds of each seed's best round.
+        comparison: what stands behind a difference.
     """
 
     mean: float | None = None
@@ -38,6 +64,10 @@ class Entry:
     signed: bool = False
     text: str | None = None
     paper_text: str | None = None
+    values: tuple[float, ...] = ()
+    cell: Mapping[str, str] = field(default_factory=dict)
+    best_round: float | None = None
+    comparison: Comparison | None = None
 
     @property
     def difference(self) -> float | None:
