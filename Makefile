@@ -91,8 +91,8 @@ drive: $(HOST_VENV) ## the driver's loop here, where sbatch is not allowed on co
 plan: $(HOST_VENV) ## dry run: stages, batch scripts, totals, for RUN= or SCENARIO=… (FULL=1, JSON=1)
 	$(JOBS) plan $(if $(RUN),$(WHICH),$(RUN_OPTIONS)) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(FULL),--full) $(AS_JSON)
 
-status: $(HOST_VENV) ## where a run stands (RUN=, default the newest; JSON=1: one JSON object)
-	$(JOBS) status $(WHICH) $(AS_JSON)
+status: $(HOST_VENV) ## where a run stands (RUN=, default the newest; MATRIX=table2: all its runs; JSON=1)
+	$(if $(ASKED_MATRIX),$(JOBS) matrix-status $(OF_MATRIX),$(JOBS) status $(WHICH)) $(AS_JSON)
 
 watch: $(HOST_VENV) ## the status, live, until the run is over
 	$(JOBS) watch $(WHICH)
@@ -156,14 +156,24 @@ cluster-up: ## a Slurm cluster on this machine to try the suite on (YES=1 ACCOUN
 cluster-down: ## stop it and all that its jobs left (PURGE=1: and remove its folder)
 	slurm/devcluster/down.sh
 
-# MATRIX=<name in configs/matrices> PARALLEL=<runs side by side> RUNS=<folder>; again = what is missing
+# MATRIX=<name in configs/matrices> TIER=lab|paper SIZE= RUNS=<folder>; again = what is missing.
+# On this machine PARALLEL= runs side by side; with CLUSTER= each is submitted, at most LIMIT= at a time.
 MATRIX ?= lab-study
 PARALLEL ?= 1
-matrix: $(VENV)/.ready ## run what is missing of a matrix on this machine (MATRIX=lab-study PARALLEL=2)
-	$(BIN)/python -m lada matrix $(MATRIX) --runs $(RUNS) --jobs $(PARALLEL) $(if $(AMEND),--amend)
+ASKED_MATRIX := $(if $(filter file,$(origin MATRIX)),,$(MATRIX))
+ASKED_CLUSTER := $(if $(filter file,$(origin CLUSTER)),,$(CLUSTER))
+ASKED_SIZE := $(if $(filter file,$(origin SIZE)),,$(SIZE))
+IN_TIER = $(if $(TIER),--tier $(TIER)) $(if $(ASKED_SIZE),--size $(ASKED_SIZE))
+OF_MATRIX = $(MATRIX) --runs $(RUNS) $(IN_TIER) $(if $(ASKED_CLUSTER),--cluster $(ASKED_CLUSTER))
+matrix: $(if $(ASKED_CLUSTER),$(HOST_VENV),$(VENV)/.ready) ## run what is missing of a matrix (MATRIX=table2 PARALLEL=2, or CLUSTER=)
+ifeq ($(ASKED_CLUSTER),)
+	$(BIN)/python -m lada matrix $(MATRIX) --runs $(RUNS) $(IN_TIER) --jobs $(PARALLEL) $(if $(AMEND),--amend)
+else
+	$(JOBS) matrix $(OF_MATRIX) $(if $(LIMIT),--limit $(LIMIT))
+endif
 
-collect: $(VENV)/.ready ## a matrix's finished runs as results/lab/<matrix>.csv (MATRIX=lab-study)
-	$(BIN)/python -m lada collect $(MATRIX) --runs $(RUNS)
+collect: $(VENV)/.ready ## a matrix's finished runs as results/<tier>/<matrix>.csv (MATRIX=table2)
+	$(BIN)/python -m lada collect $(MATRIX) --runs $(RUNS) $(IN_TIER)
 
 # The runs behind README's Results section.
 STUDY_RUNS ?= $(RUNS)/study

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from lada.errors import exit_code
 
-COMMANDS = ("submit", "driver_job", "plan_view", "status", "watch", "logs", "cost", "gc", "doctor")
+COMMANDS = ("submit", "matrix", "driver_job", "plan_view", "status", "watch", "logs", "cost", "gc", "doctor")
 """Modules of jobs/ that plug in commands."""
 
 

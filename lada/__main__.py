@@ -196,10 +196,13 @@ def _data(options: argparse.Namespace) -> int:
 
 
 def _matrix(options: argparse.Namespace) -> int:
-    from lada.matrix.cells import read_matrix
-    from lada.matrix.local import find_runs, run_matrix
+    from lada.matrix.definition import read_matrix
+    from lada.matrix.local import find_runs, listing, run_matrix
 
-    matrix, runs = read_matrix(options.name), Path(options.runs)
+    matrix, runs = read_matrix(options.name, tier=options.tier, size=options.size), Path(options.runs)
+    if options.json:
+        print(json.dumps(listing(matrix, runs)))
+        return 0
     if options.list:
         for run in find_runs(matrix, runs):
             print(f"{'finished' if run.finished else 'to do':8s}  {run.folder.name}  {run.cell}")
@@ -213,29 +216,20 @@ def _matrix(options: argparse.Namespace) -> int:
 
 
 def _collect(options: argparse.Namespace) -> int:
-    from lada.matrix.cells import read_matrix
-    from lada.matrix.collect import collect, provenance_rows, write_provenance
-    from lada.matrix.local import find_runs
-    from lada.matrix.rows import write_rows
+    from lada.matrix.collect import collect_into
+    from lada.matrix.definition import read_matrix
 
-    matrix, out = read_matrix(options.name), Path(options.out)
-    runs = find_runs(matrix, Path(options.runs))
-    rows, name = collect(matrix, runs), Path(options.name).stem
-    for run in runs:
-        if not run.finished:
-            print(f"missing, not finished: {run.cell}", file=sys.stderr)
-    if not rows:
-        print(f"{options.runs} holds no finished run of {name}: nothing is written", file=sys.stderr)
-        return 0
-    made = provenance_rows(runs)
-    if len(codes := sorted({row["code"] for row in made})) > 1:
-        print(
-            f"{name}: its runs were made with {len(codes)} versions of the code: {', '.join(codes)}",
-            file=sys.stderr,
+    matrix = read_matrix(options.name, tier=options.tier, size=options.size)
+    out = Path(options.out or f"results/{matrix.tier}")
+    print(
+        collect_into(
+            out,
+            Path(options.name).stem,
+            matrix,
+            Path(options.runs),
+            remark=lambda line: print(line, file=sys.stderr),
         )
-    write_rows(rows, out / f"{name}.csv")
-    write_provenance(made, out / f"{name}-runs.csv")
-    print(f"{out / name}.csv: {len(rows)} rows of {sum(run.finished for run in runs)} of {len(runs)} runs")
+    )
     return 0
 
 
@@ -287,19 +281,25 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(commands)
     matrix = commands.add_parser("matrix", help="run what is missing of a matrix")
     matrix.set_defaults(command=_matrix)
-    matrix.add_argument("name", help="name in configs/matrices, or a YAML file")
-    matrix.add_argument("--runs", default="runs", help="folder of all runs")
+    _add_matrix(matrix)
     matrix.add_argument("--jobs", type=int, default=1, help="runs side by side, one core each")
     matrix.add_argument("--list", action="store_true", help="its runs and which are finished; runs nothing")
+    matrix.add_argument("--json", action="store_true", help="the list as JSON, with what makes each run")
     matrix.add_argument("--amend", action="store_true", help="go on although code or packages changed")
     collect = commands.add_parser("collect", help="a matrix's finished runs as CSV")
     collect.set_defaults(command=_collect)
-    collect.add_argument("name", help="name in configs/matrices, or a YAML file")
-    collect.add_argument("--runs", default="runs", help="folder of all runs")
-    collect.add_argument("--out", default="results/lab", help="folder of the CSV files")
+    _add_matrix(collect)
+    collect.add_argument("--out", help="folder of the files; default: results/<tier>")
     methods = commands.add_parser("methods", help="what METHOD= takes")
     methods.set_defaults(command=_methods)
     return parser
+
+
+def _add_matrix(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="name in configs/matrices, or a YAML file")
+    parser.add_argument("--tier", help="whose arms, where the matrix lists names of arms; default: lab")
+    parser.add_argument("--size", help="in place of the matrix's own")
+    parser.add_argument("--runs", default="runs", help="folder of all runs")
 
 
 def _power_of_two(text: str) -> int:

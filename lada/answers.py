@@ -13,7 +13,12 @@ _BRACKETED = re.compile(r"\(([ABCD])\)")
 
 
 def extract_letter(text: str, options: Sequence[str]) -> Letter | None:
-    """The letter that a response gives, or None (counted as wrong, reported as unparsed).
+    """The letter of `read_letter`, or None (counted as wrong, reported as unparsed)."""
+    return read_letter(text, options)[0]
+
+
+def read_letter(text: str, options: Sequence[str]) -> tuple[Letter | None, str]:
+    """The letter that a response gives, and in words what gave it.
 
     Order: the last "answer is X" marker; the last bracketed letter "(X)"; the only option whose text
     stands in the response; the response is nothing but a letter.
@@ -22,10 +27,10 @@ def extract_letter(text: str, options: Sequence[str]) -> Letter | None:
         text: the response, without the prompt.
         options: the four option texts.
     """
-    for pattern in (_MARKER, _BRACKETED):
+    for pattern, rule in ((_MARKER, 'it says "answer is"'), (_BRACKETED, "its last letter in brackets")):
         found = pattern.findall(text)
         if found:
-            return _letter(found[-1])
+            return _letter(found[-1]), rule
     squeezed = _normalise(text)
     inside = [
         letter
@@ -33,9 +38,11 @@ def extract_letter(text: str, options: Sequence[str]) -> Letter | None:
         if _normalise(option) and f" {_normalise(option)} " in f" {squeezed} "
     ]
     if len(inside) == 1:
-        return inside[0]
+        return inside[0], "the only option whose text stands in it"
     bare = text.strip().rstrip(".")
-    return _letter(bare) if bare in LETTERS else None
+    if bare in LETTERS:
+        return _letter(bare), "it is nothing but a letter"
+    return None, "no letter found"
 
 
 def has_marker(text: str) -> bool:

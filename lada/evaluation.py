@@ -73,7 +73,11 @@ def judge(items: Sequence[Item], answers: Sequence[Generated]) -> Evaluation:
         letter = extract_letter(answer.text, item.options)
         predictions.append(
             Prediction(
-                id=item.id, letter=letter, correct=letter == item.answer, truncated=not answer.finished
+                id=item.id,
+                letter=letter,
+                correct=letter == item.answer,
+                truncated=not answer.finished,
+                text=answer.text,
             )
         )
     lengths = {item.id: answer.num_tokens for item, answer in zip(items, answers, strict=True)}

@@ -115,12 +115,18 @@ class Verdict(Record):
 
 
 class Prediction(Record):
-    """One evaluated test question: the extracted letter, and whether it is right."""
+    """One evaluated test question: the answer, its letter, and whether that is right. Private to its party.
+
+    Attributes:
+        truncated: the answer hit the limit of its length.
+        text: the answer; empty where a run kept none.
+    """
 
     id: Id
     letter: Letter | None = None
     correct: bool
     truncated: bool
+    text: str = ""
 
 
 class Replayed(Record):

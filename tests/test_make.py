@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lada.matrix.cells import read_matrix
+from lada.matrix.definition import read_matrix
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lada.__main__ import main
+from lada.answers import extract_letter
 from lada.config import CONFIGS, read_run
 from lada.errors import ConfigError
-from lada.matrix.cells import Cell, Matrix, expand, read_matrix, settings
+from lada.matrix.cells import Cell, cell_layers, expand, settings
 from lada.matrix.collect import collect
+from lada.matrix.definition import Matrix, read_matrix
 from lada.matrix.local import find_runs, run_matrix
 from lada.matrix.rows import read_rows
-from lada.records import SampleLog, read_jsonl
+from lada.records import Item, SampleLog, read_jsonl
+from lada.rundir import RunDir
 from lada.runs import resolve_run
 from tests.smallest_models import SETTINGS
 
@@ -99,12 +104,80 @@ def test_an_arm_that_replays_comes_last_in_its_seed_and_names_the_run_of_its_own
         ({"arms": {"Two words": {"method": "sft"}}}, "pattern"),
         ({"arms": {}}, "at least 1"),
         ({"seeds": []}, "at least 1"),
-        ({"grid": {"rounds": [1, 2]}, "shots": [0, 1]}, "a grid is of one scenario"),
+        ({"federations": {"duo": ["Qwen/Qwen3-8B"]}}, "at least 2"),
     ],
 )
 def test_what_makes_no_matrix_is_refused(changes: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         matrix(**changes)
+
+
+def test_a_matrix_may_name_the_models_of_its_scenarios(tmp_path: Path) -> None:
+    models = ["Qwen/Qwen3-8B", "google/gemma-2-2b", "Qwen/Qwen3-4B"]
+    found = matrix(scenarios=["mine", "1"], federations={"mine": models})
+    mine, first = (resolve_run(cell_layers(found, cell, resolve_run)) for cell in expand(found))
+    assert [(party.name, party.model) for party in mine.parties] == [
+        ("server", models[0]),
+        ("client-1", models[1]),
+        ("client-2", models[2]),
+    ]
+    assert mine.scenario == "mine" and mine.run_id.startswith("mine-standalone-lab-math")
+    assert first.scenario == "1" and len(first.parties) == 4
+
+
+# -- arms of a tier
+
+
+ARMS_FILE = """
+size: tiny
+datasets: {math: lab-math, cot: lab-cot}
+settings: {rounds: 1}
+sizes:
+  quick: {data.num_test: 50}
+arms:
+  standalone: {method: standalone}
+  lada: {method: lada, label: LaDa, settings: {method.select.share: 0.5}}
+"""
+
+
+def tier_of(tmp_path: Path, **matrix: object) -> Path:
+    configs = tmp_path / "configs"
+    shutil.copytree(CONFIGS, configs)
+    (configs / "arms" / "lab.yaml").write_text(ARMS_FILE)
+    (configs / "matrices" / "mine.yaml").write_text(json.dumps({"scenarios": ["1"], **matrix}))
+    return configs
+
+
+def test_a_matrix_that_lists_arms_takes_them_from_its_tier(tmp_path: Path) -> None:
+    configs = tier_of(tmp_path, arms=["lada"], datasets=["cot"], settings={"rounds": 2})
+    found = read_matrix("mine", configs)
+    assert (found.tier, found.size, found.datasets) == ("lab", "tiny", ("lab-cot",))
+    assert found.label("lada") == "LaDa" and list(found.arms) == ["lada"]
+    assert found.settings == {"rounds": 2}
+    larger = read_matrix("mine", configs, tier="lab", size="quick")
+    assert larger.size == "quick" and larger.settings == {"rounds": 2, "data.num_test": 50}
+
+
+def test_what_a_tier_does_not_have_is_named_with_what_it_has(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"mine.yaml names the arm 'lata'; .*lab.yaml has: standalone, lada"
+    ):
+        read_matrix("mine", tier_of(tmp_path / "a", arms=["lata"]))
+    configs = tier_of(tmp_path / "b", arms=["lada"], datasets=["chess"])
+    with pytest.raises(ConfigError, match=r"names the dataset 'chess'; .* has: math, cot"):
+        read_matrix("mine", configs)
+    with pytest.raises(ConfigError, match=r"no configs/arms/moon.yaml.* Legal: lab"):
+        read_matrix("mine", configs, tier="moon")
+    with pytest.raises(ConfigError, match=r"lab-study.yaml is of tier lab, not paper"):
+        read_matrix("lab-study", tier="paper")
+
+
+def test_the_same_arm_in_two_matrices_is_the_same_run(tmp_path: Path) -> None:
+    study, table = (
+        {run.folder.name for run in find_runs(read_matrix(name), tmp_path)}
+        for name in ("lab-study", "table2")
+    )
+    assert len(study & table) == 2 * 3 * 5, "scenarios 1 and 3, three seeds, five arms, without an example"
 
 
 def test_mistakes_name_the_file_and_the_key(tmp_path: Path) -> None:
@@ -205,6 +278,9 @@ def test_a_matrix_runs_goes_on_and_is_collected(tmp_path: Path, capsys: pytest.C
     assert {row["run_id"] for row in made} == {run.folder.name for run in find_runs(found, runs)}
     assert len({row["code"] for row in made}) == 1 and all(len(row["weights"]) == 16 for row in made)
 
+    cases = [json.loads(line) for line in (tmp_path / "out" / "mine-cases.jsonl").open()]
+    check_cases(cases, lada.folder)
+
     ledger = random.folder / "ledger.jsonl"
     said_last = ledger.read_bytes()
     ledger.write_bytes(said_last[: said_last.rindex(b'{"')])
@@ -213,6 +289,21 @@ def test_a_matrix_runs_goes_on_and_is_collected(tmp_path: Path, capsys: pytest.C
 
     (lada.folder / "parties" / "server" / "r02-learn" / "manifest.json").unlink()
     assert {row.arm for row in collect(found, find_runs(found, runs))} == {"standalone", "random"}
+
+
+def check_cases(cases: list[dict[str, Any]], folder: Path) -> None:
+    """Each is a test question that one arm answered rightly and the other wrongly, with what both said."""
+    assert cases
+    for case in cases:
+        assert {case["right"], case["wrong"]} == {"lada", "standalone"}
+        items = {one.id: one for one in read_jsonl(Item, RunDir(folder).data(case["party"], "test"))}
+        item = items[case["id"]]
+        assert (case["question"], case["gold"]) == (item.question, item.answer)
+        said = {answer["arm"]: answer for answer in case["answers"]}
+        assert said[case["right"]]["correct"] and said[case["right"]]["letter"] == case["gold"]
+        assert not said[case["wrong"]]["correct"]
+        assert all(extract_letter(one["text"], item.options) == one["letter"] for one in said.values())
+        assert said[case["right"]]["why"] != "no letter found"
 
 
 @pytest.mark.slow

@@ -1,48 +1,73 @@
-"""From finished runs to two CSV files: what was measured, in long form, and where each number is from.
+"""From finished runs to files: what was measured, in long form, where each number is from, and a few answers.
 
-``<name>.csv`` holds every metric; ``<name>-runs.csv`` one row per run with what it was made with. Runs that
-are not finished are missing, never zero.
+``<name>.csv`` holds every metric, ``<name>-runs.csv`` one row per run with what it was made with, and
+``<name>-cases.jsonl`` test questions with what several arms answered. Runs that are not finished are missing,
+never zero.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lada.config import read_run
 from lada.errors import DataError
-from lada.matrix.cells import Matrix
-from lada.matrix.local import Run
-from lada.matrix.rows import Row, write_csv
-from lada.plan import read_plan
-from lada.records import Prediction, read_jsonl
+from lada.matrix.cases import find_cases, write_cases
+from lada.matrix.definition import Matrix
+from lada.matrix.local import Run, find_runs, last_predictions
+from lada.matrix.origins import provenance_rows, write_provenance
+from lada.matrix.rows import Row, write_rows
 from lada.results import read_metrics
-from lada.rundir import RunDir, sha256
+from lada.rundir import RunDir
 
-PREDICTIONS = "predictions.jsonl"
-
-
-RUN_COLUMNS = (
-    "arm",
-    "at",
-    "run_id",
-    "git",
-    "git_dirty",
-    "amended_from",
-    "code",
-    "run_yaml",
-    "packages",
-    "weights",
-    "machine",
+OF_A_GRID = (
+    "accuracy",
+    "accuracy_se",
+    "accuracy_base",
+    "accuracy_base_se",
+    "unparsed_rate",
+    "truncated_rate",
 )
 
 
+def collect_into(
+    out: Path, name: str, matrix: Matrix, runs_folder: Path, *, remark: Callable[[str], None]
+) -> str:
+    """Write all files of a matrix; nothing is written where no run is finished.
+
+    Args:
+        remark: told what is missing, and of runs made with different code.
+
+    Returns:
+        What was written, for a person.
+
+    Raises:
+        DataError: two arms of one cell had different test questions.
+    """
+    runs = find_runs(matrix, runs_folder)
+    finished = [run for run in runs if run.finished]
+    for run in runs:
+        if run not in finished:
+            remark(f"missing, not finished: {run.cell}")
+    if not finished:
+        return f"{runs_folder} holds no finished run of {name}: nothing is written"
+    made = provenance_rows(finished)
+    if len(codes := sorted({row["code"] for row in made})) > 1:
+        remark(f"{name}: its runs were made with {len(codes)} versions of the code: {', '.join(codes)}")
+    rows = collect(matrix, finished)
+    write_rows(rows, out / f"{name}.csv")
+    write_provenance(made, out / f"{name}-runs.csv")
+    cases = find_cases(matrix, finished)
+    write_cases(cases, out / f"{name}-cases.jsonl")
+    return f"{out / name}.csv: {len(rows)} rows of {len(finished)} of {len(runs)} runs"
+
+
 def collect(matrix: Matrix, runs: Sequence[Run]) -> list[Row]:
-    """All metrics of finished runs, and their contrasts question by question; of a grid the accuracies alone.
+    """All metrics of finished runs, and their contrasts question by question.
+
+    Of a grid accuracies and rates alone.
 
     Raises:
         DataError: two arms of one cell had different test questions.
@@ -50,7 +75,7 @@ def collect(matrix: Matrix, runs: Sequence[Run]) -> list[Row]:
     finished = [run for run in runs if run.finished]
     rows = [row for run in finished for row in _rows(run)]
     if matrix.grid:
-        rows = [row for row in rows if row.metric.startswith("accuracy") and "/" not in row.metric]
+        rows = [row for row in rows if row.metric in OF_A_GRID]
     return sorted([*rows, *_contrasts(matrix, finished)])
 
 
@@ -73,8 +98,9 @@ def _rows(run: Run) -> Iterator[Row]:
 def _contrasts(matrix: Matrix, runs: Sequence[Run]) -> Iterator[Row]:
     """Difference of right answers on the same test questions, in each cell that both arms have.
 
-    ``paired/<other>`` is the mean over the party's questions of (right in arm) - (right in other) after the
-    last round, ``paired/<other>_se`` its standard error from the questions' differences.
+    After the last round: ``paired/<other>`` is the mean over the party's questions of (right in arm) -
+    (right in other), ``…_se`` its standard error, ``…_won`` and ``…_lost`` the questions that only one of
+    them answered rightly, ``…_questions`` all.
     """
     for first, second in matrix.contrasts:
         for run in (one for one in runs if one.cell.arm == first):
@@ -88,25 +114,15 @@ def _contrast(run: Run, twin: Run) -> Iterator[Row]:
     place = (cell.scenario, cell.dataset, cell.shots)
     head = (config.tier, *place, cell.arm, cell.at, config.method_label, cell.seed)
     for party in config.parties:
-        gap = paired(last_predictions(run.folder, party.name), last_predictions(twin.folder, party.name))
-        for name, value in zip(("", "_se"), gap, strict=True):
+        first, second = (
+            {one.id: one.correct for one in last_predictions(which.folder, party.name)}
+            for which in (run, twin)
+        )
+        mean, error = paired(first, second)
+        found = {"": mean, "_se": error, **{f"_{key}": value for key, value in counts(first, second).items()}}
+        for name, value in found.items():
             metric = f"paired/{twin.cell.arm}{name}"
             yield Row(*head, party.name, party.model, config.rounds, metric, value)
-
-
-def last_predictions(folder: Path, party: str) -> dict[str, bool]:
-    """Test question -> whether the party answered it rightly when it was last measured.
-
-    Raises:
-        DataError: it never was.
-    """
-    run = RunDir(folder)
-    for group in reversed(list(read_plan(run).groups())):
-        for stage in group:
-            path = run.commit(stage) / PREDICTIONS
-            if stage.party == party and path.is_file():
-                return {one.id: one.correct for one in read_jsonl(Prediction, path)}
-    raise DataError(f"{folder}: no predictions of {party}")
 
 
 def paired(first: Mapping[str, bool], second: Mapping[str, bool]) -> tuple[float, float]:
@@ -123,33 +139,8 @@ def paired(first: Mapping[str, bool], second: Mapping[str, bool]) -> tuple[float
     return mean, math.sqrt(variance / len(gaps))
 
 
-def provenance_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
-    """What each finished run was made with, sorted by run id."""
-    found = []
-    for run in runs:
-        if not run.finished:
-            continue
-        made = json.loads(RunDir(run.folder).provenance_json.read_text(encoding="utf-8"))
-        packages = " ".join(f"{key}={value}" for key, value in sorted(made["packages"].items()))
-        weights = sha256(json.dumps(made["weights"], sort_keys=True).encode())
-        found.append(
-            {
-                "arm": run.cell.arm,
-                "at": run.cell.at,
-                "run_id": run.folder.name,
-                "git": made["git"],
-                "git_dirty": made["git_dirty"],
-                "amended_from": " ".join(str(one.get("git")) for one in made.get("amended_from", [])),
-                "code": made["code"][:16],
-                "run_yaml": made["run_yaml"][:16],
-                "packages": packages,
-                "weights": weights[:16],
-                "machine": made["machine"],
-            }
-        )
-    return sorted(found, key=lambda row: row["run_id"])
-
-
-def write_provenance(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """One row per run."""
-    write_csv(path, RUN_COLUMNS, ([row[name] for name in RUN_COLUMNS] for row in rows))
+def counts(first: Mapping[str, bool], second: Mapping[str, bool]) -> dict[str, int]:
+    """How many questions only the first answered rightly (``won``), only the second (``lost``), and all."""
+    won = sum(first[name] and not second[name] for name in first)
+    lost = sum(second[name] and not first[name] for name in first)
+    return {"won": won, "lost": lost, "questions": len(first)}

@@ -13,16 +13,21 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lada.config import ORACLE
-from lada.errors import ConfigError
+from lada.errors import ConfigError, DataError
 from lada.ledger import Ledger
-from lada.matrix.cells import Cell, Matrix, cell_layers, expand, settings
+from lada.matrix.cells import Cell, cell_layers, expand, scenario_file, settings
+from lada.matrix.definition import Matrix
 from lada.plan import read_plan
+from lada.records import Prediction, read_jsonl
 from lada.rundir import RunDir
 from lada.runs import resolve_run
+
+PREDICTIONS = "predictions.jsonl"
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,49 @@ def find_runs(matrix: Matrix, runs: Path) -> list[Run]:
             raise ConfigError(f"arm {cell.arm} opens the sealed answers: its label must say {ORACLE}")
         found.append(Run(cell, runs / config.run_id))
     return found
+
+
+def last_predictions(folder: Path, party: str) -> list[Prediction]:
+    """What a party answered to its test questions when it was last measured.
+
+    Raises:
+        DataError: it never was.
+    """
+    run = RunDir(folder)
+    for group in reversed(list(read_plan(run).groups())):
+        for stage in group:
+            path = run.commit(stage) / PREDICTIONS
+            if stage.party == party and path.is_file():
+                return list(read_jsonl(Prediction, path))
+    raise DataError(f"{folder}: no predictions of {party}")
+
+
+def listing(matrix: Matrix, runs: Path) -> list[dict[str, Any]]:
+    """All cells for whoever cannot resolve them, as JSON values: where they are, their run, how to make it.
+
+    ``after`` names the runs that a cell's run replays, which have to be finished before.
+    """
+    found = find_runs(matrix, runs)
+    by_cell = {run.cell: run for run in found}
+    listed = []
+    for run in found:
+        cell = run.cell
+        sources = [
+            by_cell[replace(cell, arm=one)].folder.name for one in matrix.arms[cell.arm].replays.values()
+        ]
+        place = {"scenario": cell.scenario, "dataset": cell.dataset, "shots": cell.shots, "seed": cell.seed}
+        listed.append(
+            {
+                "arm": cell.arm,
+                "at": cell.at,
+                **place,
+                "run_id": run.folder.name,
+                "finished": run.finished,
+                "after": sources,
+                "arguments": run_arguments(matrix, cell),
+            }
+        )
+    return listed
 
 
 def run_matrix(
@@ -90,12 +138,28 @@ def _waves(matrix: Matrix, todo: Sequence[Run]) -> list[list[Run]]:
 
 
 def _run_one(matrix: Matrix, run: Run, runs: Path, amend: bool) -> int:
-    cell = run.cell
-    command = [sys.executable, "-m", "lada", "run", "--runs", str(runs), "--tier", matrix.tier]
-    command += ["--size", matrix.size, "--scenario", cell.scenario, "--dataset", cell.dataset]
-    command += ["--method", matrix.arms[cell.arm].method, *(["--amend"] if amend else [])]
-    command += ["--set", shlex.join(settings(matrix, cell, resolve_run))]
+    command = [sys.executable, "-m", "lada", "run", "--runs", str(runs), *run_arguments(matrix, run.cell)]
     log = run.folder.with_name(f"{run.folder.name}.log")
     with log.open("ab") as file:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False)
+        done = subprocess.run(
+            [*command, *(["--amend"] if amend else [])],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            check=False,
+        )
     return done.returncode
+
+
+def run_arguments(matrix: Matrix, cell: Cell) -> list[str]:
+    """What `lada run`, `lada init` and `jobs submit` are told to make a cell's run."""
+    wanted = settings(matrix, cell, resolve_run)
+    named = {
+        "tier": matrix.tier,
+        "size": matrix.size,
+        "scenario": scenario_file(matrix, cell),
+        "dataset": cell.dataset,
+        "method": matrix.arms[cell.arm].method,
+    }
+    arguments = [part for key, value in named.items() for part in (f"--{key}", value)]
+    return [*arguments, "--set", shlex.join(wanted)]

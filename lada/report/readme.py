@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lada.matrix.cells import read_matrix
+from lada.matrix.definition import of_one_place, read_matrix
 from lada.matrix.rows import read_rows
 from lada.report.study import accuracy_tables, contrast_table, diagnostics_table, grid_table
 from lada.rundir import write_atomic
@@ -74,7 +74,7 @@ def tables(root: Path = ROOT) -> dict[str, str]:
         if not (root / "configs" / "matrices" / path.name).with_suffix(".yaml").is_file():
             continue  # one row per run, or a matrix from elsewhere
         matrix, rows = read_matrix(path.stem, root / "configs"), read_rows(path)
-        if matrix.grid:
+        if matrix.grid and of_one_place(matrix):
             found[path.stem] = grid_table(matrix, rows).strip()
             continue
         found[path.stem] = accuracy_tables(matrix, rows).strip()

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from lada.config import SERVER
 from lada.errors import DataError
-from lada.matrix.cells import Matrix
+from lada.matrix.definition import Matrix
 from lada.matrix.rows import Row, bytes_by_direction
 
 DIAGNOSTICS = ("pairs", "coverage", "chosen_right", "auc_reward", "auc_score", "reward_std")

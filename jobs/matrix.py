@@ -1,0 +1,90 @@
+"""`make matrix CLUSTER=…`, `make status MATRIX=…`: all runs of a table, submitted and looked at as one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from jobs.cluster import find_cluster
+from jobs.host import ensure_image
+from jobs.matrix_cells import CellView, look_at_cells
+from jobs.matrix_text import render
+from jobs.submit import add_asked, make_run, submit_driver
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Plug in `matrix` and `matrix-status`."""
+    submit = commands.add_parser("matrix", help="submit what is missing of a matrix")
+    _add_options(submit)
+    submit.add_argument("--limit", type=int, help="most runs of the matrix queued or running at a time")
+    submit.set_defaults(command=_submit)
+    status = commands.add_parser("matrix-status", help="the grid of a matrix's runs")
+    _add_options(status)
+    status.add_argument("--json", action="store_true", help="one JSON object and nothing else on stdout")
+    status.set_defaults(command=_status)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="name in configs/matrices, or a YAML file")
+    parser.add_argument("--tier")
+    parser.add_argument("--size")
+    parser.add_argument("--runs", default="runs", help="folder of all runs, on the shared file system")
+    parser.add_argument("--cluster", help="name in configs/clusters, or a YAML file; default: this machine")
+
+
+def _submit(options: argparse.Namespace) -> int:
+    cluster = find_cluster(options.cluster)
+    ensure_image(cluster)
+    views = look_at_cells(options.name, options.runs, tier=options.tier, size=options.size, cluster=cluster)
+    count = Counter(view.state for view in views)
+    room = len(views) if options.limit is None else options.limit - count["running"] - count["queued"]
+    done = {view.run_id for view in views if view.state == "done"}
+    ready = [
+        view for view in views if view.state in ("failed", "begun", "to do") and done.issuperset(view.after)
+    ]
+    for number, view in enumerate(ready[: max(0, room)], 1):
+        print(f"{number}/{min(len(ready), room)} {view.run_id}", flush=True)
+        submit_driver(make_run(_asked(view, options), cluster), cluster)
+    left = sum(view.state != "done" for view in views) - count["running"] - count["queued"]
+    begun = min(len(ready), max(0, room))
+    print(f"{len(views)} runs: {count['done']} done, {begun} submitted now, {left - begun} still to submit.")
+    if left > begun:
+        print("The same command again submits more: once there is room, and what is to be replayed is done.")
+    return 0
+
+
+def _asked(view: CellView, options: argparse.Namespace) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_asked(parser)
+    more = ["--runs", options.runs, *(["--cluster", options.cluster] if options.cluster else [])]
+    return parser.parse_args([*view.arguments, *more])
+
+
+def _status(options: argparse.Namespace) -> int:
+    cluster = find_cluster(options.cluster) if options.cluster else None
+    views = look_at_cells(options.name, options.runs, tier=options.tier, size=options.size, cluster=cluster)
+    if options.json:
+        sys.stdout.write(json.dumps(as_json(options.name, views)) + "\n")
+    else:
+        console = Console(highlight=False)
+        console.print(render(options.name, views))
+    return 0
+
+
+def as_json(name: str, views: Sequence[CellView]) -> dict[str, Any]:
+    """The grid as JSON values."""
+    keys = ("arm", "seed", "at", "run_id", "state")
+    runs = [
+        {
+            **{key: getattr(view, key) for key in keys},
+            **dict(zip(("scenario", "dataset", "shots"), view.place, strict=True)),
+        }
+        for view in views
+    ]
+    return {"matrix": name, "states": Counter(view.state for view in views), "runs": runs}
