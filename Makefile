@@ -40,7 +40,7 @@ RUN_OPTIONS = --scenario $(SCENARIO) --method $(METHOD) --dataset $(DATASET) --s
 NO_REUSE = $(if $(filter 0,$(REUSE)),--no-reuse)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run image submit resume cancel drive plan status watch logs cost gc doctor test test-cluster lint bench lab-models methods show lock clean matrix collect study study-table cluster-up cluster-down
+.PHONY: help setup run image submit resume cancel drive plan status watch logs cost gc doctor test test-cluster lint bench lab-models methods show lock clean matrix collect sweep study study-table cluster-up cluster-down
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -174,6 +174,11 @@ endif
 
 collect: $(VENV)/.ready ## a matrix's finished runs as results/<tier>/<matrix>.csv (MATRIX=table2)
 	$(BIN)/python -m lada collect $(MATRIX) --runs $(RUNS) $(IN_TIER)
+
+# GRID="method.beta=0.05,0.1 method.nll_weight=0,1" SEEDS=0,1,2 and whatever names a run
+sweep: $(VENV)/.ready ## one method over all combinations of options' values (METHOD= GRID="a.b=1,2" SEEDS=0,1 PARALLEL=2)
+	$(if $(GRID),,$(error name options and values: make sweep GRID="method.beta=0.05,0.1"))
+	$(BIN)/python -m lada sweep $(RUN_OPTIONS) --grid '$(GRID)' $(if $(SEEDS),--seeds $(SEEDS)) --jobs $(PARALLEL)
 
 # The runs behind README's Results section.
 STUDY_RUNS ?= $(RUNS)/study

@@ -8,6 +8,7 @@ step    one stage of one party
 show    the table of a run
 matrix  the runs of configs/matrices/<name>.yaml that are not finished yet
 collect what a matrix's finished runs measured, as CSV
+sweep   a matrix made here: one method over all combinations of some options' values
 data    parse a dataset file into one line per record
 methods what METHOD= takes, with options, defaults and meanings
 """
@@ -215,6 +216,34 @@ def _matrix(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _sweep(options: argparse.Namespace) -> int:
+    from lada.matrix.collect import collect, collect_into
+    from lada.matrix.local import find_runs, run_matrix
+    from lada.matrix.sweep import sweep, write_sweep
+    from lada.report.study import grid_table
+
+    place = {key: getattr(options, key) for key in ("tier", "size", "scenario", "dataset")}
+    data = [] if options.data is None else [f"dataset.file={Path(options.data).resolve()}"]
+    matrix = sweep(
+        place={**place, "shots": options.shots or 0},
+        method=options.method,
+        settings=[*options.set, *data],
+        grid=options.grid,
+        seeds=options.seeds or [options.seed or 0],
+    )
+    runs = Path(options.runs)
+    path = write_sweep(matrix, runs / "sweeps")
+    print(f"This sweep as a matrix: {path}", flush=True)
+    failed = run_matrix(matrix, runs, jobs=options.jobs, report=lambda line: print(line, flush=True))
+    for run in failed:
+        print(f"failed: {run.cell}: see {run.folder}.log", file=sys.stderr)
+    out = Path(options.out or f"results/{matrix.tier}")
+    print(collect_into(out, path.stem, matrix, runs, remark=lambda line: print(line, file=sys.stderr)))
+    table = grid_table(matrix, collect(matrix, find_runs(matrix, runs)))
+    print(f"Clients' mean accuracy in per cent:\n\n{table}")
+    return 1 if failed else 0
+
+
 def _collect(options: argparse.Namespace) -> int:
     from lada.matrix.collect import collect_into
     from lada.matrix.definition import read_matrix
@@ -290,9 +319,20 @@ def _parser() -> argparse.ArgumentParser:
     collect.set_defaults(command=_collect)
     _add_matrix(collect)
     collect.add_argument("--out", help="folder of the files; default: results/<tier>")
+    sweep = commands.add_parser("sweep", help="one method over all combinations of some options' values")
+    sweep.set_defaults(command=_sweep)
+    add_run_options(sweep)
+    sweep.add_argument("--grid", type=shlex.split, required=True, help="a.b=1,2 c.d=x,y")
+    sweep.add_argument("--seeds", type=_numbers, help="0,1,2; default: the one seed")
+    sweep.add_argument("--jobs", type=int, default=1, help="runs side by side, one core each")
+    sweep.add_argument("--out", help="folder of the CSV files; default: results/<tier>")
     methods = commands.add_parser("methods", help="what METHOD= takes")
     methods.set_defaults(command=_methods)
     return parser
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
 
 
 def _add_matrix(parser: argparse.ArgumentParser) -> None:
