@@ -40,7 +40,7 @@ RUN_OPTIONS = --scenario $(SCENARIO) --method $(METHOD) --dataset $(DATASET) --s
 NO_REUSE = $(if $(filter 0,$(REUSE)),--no-reuse)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run image submit resume cancel drive plan status watch logs cost gc doctor test test-cluster lint bench lab-models methods show lock clean matrix collect sweep study study-table cluster-up cluster-down
+.PHONY: help setup run image submit resume cancel drive plan status watch logs cost gc doctor test test-cluster lint bench lab-models methods show lock clean matrix collect sweep tables figures report explain convergence study study-table cluster-up cluster-down
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -179,6 +179,24 @@ collect: $(VENV)/.ready ## a matrix's finished runs as results/<tier>/<matrix>.c
 sweep: $(VENV)/.ready ## one method over all combinations of options' values (METHOD= GRID="a.b=1,2" SEEDS=0,1 PARALLEL=2)
 	$(if $(GRID),,$(error name options and values: make sweep GRID="method.beta=0.05,0.1"))
 	$(BIN)/python -m lada sweep $(RUN_OPTIONS) --grid '$(GRID)' $(if $(SEEDS),--seeds $(SEEDS)) --jobs $(PARALLEL)
+
+REPORT = $(BIN)/python -m lada.report
+OF_TIER = --tier $(if $(TIER),$(TIER),lab)
+tables: $(VENV)/.ready ## the paper's tables from results/<tier>: CSV, Markdown, LaTeX (TIER=lab)
+	$(REPORT) tables $(OF_TIER)
+
+figures: $(VENV)/.ready ## the paper's figures from results/<tier>: PDF, PNG (TIER=lab)
+	$(REPORT) figures $(OF_TIER)
+
+report: $(VENV)/.ready ## results/<tier>/report.html: tables, figures, where they are from, what is missing
+	$(REPORT) report $(OF_TIER)
+
+explain: $(VENV)/.ready ## where a number is from: CELL="table2/scenario 1/zero-shot/client-1/lada"
+	$(if $(CELL),,$(error name a cell: make explain CELL="table2/scenario 1/zero-shot/client-1/lada"))
+	$(REPORT) explain $(OF_TIER) "$(CELL)"
+
+convergence: $(VENV)/.ready ## Section V's rate on a toy, with two controls: results/convergence.csv
+	$(BIN)/python -m lada.convergence
 
 # The runs behind README's Results section.
 STUDY_RUNS ?= $(RUNS)/study
