@@ -26,7 +26,7 @@ def unit(largest: float) -> tuple[float, str]:
 def traffic(results: Results, name: str) -> Drawing:
     """Bytes of a whole run: a panel per data set and setting, a group of bars per scenario, a bar per arm.
 
-    The hatched part counts a message to all once; the whole bar counts it once per recipient.
+    The filled part counts a message to all once; the whole bar counts it once per recipient.
     """
     sent = exchanged(results)
     silent = [arm for arm in results.matrix.arms if not sent[sent["arm"] == arm]["unicast"].any()]
@@ -47,7 +47,7 @@ def traffic(results: Results, name: str) -> Drawing:
             several = len({one for one, _ in rows}) > 1
             panel.set_title(f"{groups[0].setting}, {dataset}" if several else groups[0].setting)
             panel.set_ylabel(f"Sent per run ({word})")
-        legend(figure, _keys(results, arms, look), columns=6)
+        legend(figure, _keys(results, arms, look))
         caption = _caption(results, silent)
         return drawing(name, figure, title="Communication per method", caption=caption, missing=gaps(results))
 
@@ -55,9 +55,10 @@ def traffic(results: Results, name: str) -> Drawing:
 def _caption(results: Results, silent: Sequence[str]) -> str:
     none = ", ".join(results.matrix.label(arm) for arm in silent)
     return (
-        "Bytes of ids, texts and what stands for them, all rounds and parties of a run together; adapters and "
-        "rewards are not counted. The hatched part counts a message to all clients once, the whole bar (with "
-        f"its number) once per client. {seeds_said(results)}" + (f" {none} sends nothing." if none else "")
+        "Bytes of ids, texts and what stands for them, all rounds and parties of a run together; adapters "
+        "and rewards are not counted. The filled part counts a message to all clients once, the whole bar "
+        f"(with its number) once per client. {seeds_said(results)}"
+        + (f" Without messages: {none}." if none else "")
     )
 
 
@@ -78,7 +79,9 @@ def _panel(
     scale: float,
 ) -> None:
     width = ROOM / max(1, len(look))
-    highest = max(place.of(table["unicast"])["mean"].max() for place in groups if len(place.of(table["unicast"])))
+    highest = max(
+        place.of(table["unicast"])["mean"].max() for place in groups if len(place.of(table["unicast"]))
+    )
     for group, place in enumerate(groups):
         here = {measure: place.of(rows).set_index("arm") for measure, rows in table.items()}
         for number, (arm, style) in enumerate(look.items()):
@@ -99,7 +102,12 @@ def _bar(
     axes: Axes, at: float, width: float, heights: tuple[float, float, float], style: Look, scale: float
 ) -> None:
     once, unicast, std = (height / scale for height in heights)
-    solid = {"edgecolor": "white", "linewidth": 0, "hatch": style.hatch, "facecolor": style.color}
+    solid: dict[str, Any] = {
+        "edgecolor": "white",
+        "linewidth": 0,
+        "hatch": style.hatch,
+        "facecolor": style.color,
+    }
     axes.bar(at, once, width, **solid)
     axes.bar(at, unicast, width, facecolor="none", edgecolor=style.color, linewidth=0.9, zorder=3)
     if std > 0:  # NaN with one seed
@@ -111,5 +119,7 @@ def _bar(
 
 
 def number(value: float) -> str:
-    """Three significant digits, no exponent."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    """Two or three significant digits, no exponent."""
+    if value >= 10:
+        return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"

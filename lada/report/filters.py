@@ -67,7 +67,9 @@ def selection(results: Results, name: str) -> Drawing | None:
     lines: Lines
     rows: list[tuple[str, Place | None]]
     if len(arms) == 1:
-        lines = {row_title(one, found).replace("\n", ", "): (one.of(table), _look(one, found)) for one in found}
+        lines = {
+            row_title(one, found).replace("\n", ", "): (one.of(table), _look(one, found)) for one in found
+        }
         rows, who = [(side, None) for side in SIDES], f" by {results.matrix.label(arms[0])}"
     else:
         look = looks(list(results.matrix.arms))
@@ -94,7 +96,7 @@ def _draw(
             where = f"\n{row_title(place, found)}" if place else ""
             panel_row[0].set_ylabel(f"{'clients choose' if side != SERVER else 'server chooses'}{where}")
         figure.supxlabel("Round", fontsize=7.5)
-        legend(figure, {key: handles[key] for key in lines if key in handles}, columns=4)
+        legend(figure, {key: handles[key] for key in lines if key in handles})
         return drawing(name, figure, title="Selection and rewards per round", caption=caption)
 
 

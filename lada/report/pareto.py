@@ -31,7 +31,7 @@ def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def pareto(results: Results, name: str) -> Drawing:
-    """Last round's accuracy against bytes: a row per place, a column for the clients' mean and one for the server."""
+    """Last round's accuracy against bytes: per place a panel for the clients' mean and one for the server."""
     table, look = _table(results), looks(list(results.matrix.arms))
     rows = [place for place in places(results) if len(place.of(table))]
     columns = min(2, len(rows)) * len(WHO)
@@ -48,11 +48,11 @@ def pareto(results: Results, name: str) -> Drawing:
             panel.set_title(f"{row_title(place, rows)}, {WHO[who]}".replace("\n", ", "))
         figure.supxlabel("Sent per run, once per recipient", fontsize=7.5)
         figure.supylabel("Accuracy after the last round (%)", fontsize=7.5)
-        legend(figure, {results.matrix.label(arm): handles[arm] for arm in look if arm in handles}, columns=3)
+        legend(figure, {results.matrix.label(arm): handles[arm] for arm in look if arm in handles})
         caption = (
             "Accuracy after the last round against the bytes of ids and texts that all parties of a run sent "
-            f"(logarithmic). Steps join the methods that no other dominates. {seeds_said(results)} A dotted line "
-            "is a method that sends nothing."
+            "(logarithmic). A line across is a method that sends nothing; steps join the others that no "
+            f"method dominates. {seeds_said(results)}"
         )
         return drawing(name, figure, title="Accuracy against bytes", caption=caption, missing=gaps(results))
 
@@ -63,7 +63,9 @@ def _table(results: Results) -> pd.DataFrame:
     rows = rows.assign(who=rows["party"].where(rows["party"] == SERVER, "clients"))
     sent = over_seeds(exchanged(results).rename(columns={"unicast": "value"}), ["arm", *PLACE])
     accuracy = over_seeds(rows, ["arm", *PLACE, "who"])
-    found: pd.DataFrame = accuracy.merge(sent[["arm", *PLACE, "mean"]], on=["arm", *PLACE], suffixes=("", "_sent"))
+    found: pd.DataFrame = accuracy.merge(
+        sent[["arm", *PLACE, "mean"]], on=["arm", *PLACE], suffixes=("", "_sent")
+    )
     return found.rename(columns={"mean_sent": "bytes"})
 
 
@@ -72,16 +74,17 @@ def _panel(axes: Axes, rows: pd.DataFrame, look: Mapping[str, Look]) -> dict[str
     if rows.empty:
         absent(axes)
         return drawn
-    paid = rows[rows["bytes"] > 0]
     for row in rows.sort_values("arm").itertuples():
         style = look[row.arm]
         if row.bytes > 0:
             error = row.std if row.std > 0 else None
-            bars = {"elinewidth": 0.7, "capsize": 1.5, "markersize": 5, "linestyle": "none"}
-            drawn[row.arm] = axes.errorbar(row.bytes, row.mean, yerr=error, color=style.color, **bars, **style.point)
+            bars: dict[str, Any] = {"elinewidth": 0.7, "capsize": 1.5, "markersize": 5, "linestyle": "none"}
+            drawn[row.arm] = axes.errorbar(
+                row.bytes, row.mean, yerr=error, color=style.color, **bars, **style.point
+            )
         else:
             drawn[row.arm] = axes.axhline(row.mean, color=style.color, linestyle=style.line, linewidth=1.2)
-    steps = front(zip(paid["bytes"], paid["mean"], strict=True))
+    steps = [step for step in front(zip(rows["bytes"], rows["mean"], strict=True)) if step[0] > 0]
     if len(steps) > 1:
         axes.step(*zip(*steps, strict=True), where="post", color=QUIET, linewidth=0.7, zorder=1)
     spread = rows["std"].fillna(0)
