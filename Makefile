@@ -5,6 +5,7 @@
 #                 SHOTS=0|1  SEED=0  SIZE=tiny|quick|paper  SET="a.b=c d=e"  LAUNCHER=inprocess|local
 #                 AMEND=1 (go on although code or run.yaml changed)  FRESH=1 (set the old run aside)  RUNS=<folder>
 #                 REUSE=0 (do not take local training from earlier runs with the same inputs)
+#                 RESULTS=<folder> (where tables and figures are, results/)
 
 SCENARIO ?= 1
 METHOD ?= lada
@@ -12,6 +13,7 @@ DATASET ?= lab-math
 SIZE ?= quick
 LAUNCHER ?= inprocess
 RUNS ?= runs
+RESULTS ?= results
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -44,7 +46,7 @@ NO_REUSE = $(if $(filter 0,$(REUSE)),--no-reuse)
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
-	@sed -n '3,7s/^# //p' Makefile
+	@sed -n '3,8s/^# //p' Makefile
 
 setup: $(VENV)/.ready ## make the virtual environment with locked versions (TORCH_INDEX=<url>: see README)
 
@@ -168,12 +170,13 @@ OF_MATRIX = $(MATRIX) --runs $(RUNS) $(IN_TIER) $(if $(ASKED_CLUSTER),--cluster 
 matrix: $(if $(ASKED_CLUSTER),$(HOST_VENV),$(VENV)/.ready) ## run what is missing of a matrix (MATRIX=table2 PARALLEL=2, or CLUSTER=)
 ifeq ($(ASKED_CLUSTER),)
 	$(BIN)/python -m lada matrix $(MATRIX) --runs $(RUNS) $(IN_TIER) --jobs $(PARALLEL) $(if $(AMEND),--amend)
+	$(BIN)/python -m lada collect $(MATRIX) --runs $(RUNS) $(IN_TIER) --results $(RESULTS)
 else
 	$(JOBS) matrix $(OF_MATRIX) $(if $(LIMIT),--limit $(LIMIT))
 endif
 
 collect: $(VENV)/.ready ## a matrix's finished runs as results/<tier>/<matrix>.csv (MATRIX=table2)
-	$(BIN)/python -m lada collect $(MATRIX) --runs $(RUNS) $(IN_TIER)
+	$(BIN)/python -m lada collect $(MATRIX) --runs $(RUNS) $(IN_TIER) --results $(RESULTS)
 
 # GRID="method.beta=0.05,0.1 method.nll_weight=0,1" SEEDS=0,1,2 and whatever names a run
 sweep: $(VENV)/.ready ## one method over all combinations of options' values (METHOD= GRID="a.b=1,2" SEEDS=0,1 PARALLEL=2)
@@ -181,7 +184,7 @@ sweep: $(VENV)/.ready ## one method over all combinations of options' values (ME
 	$(BIN)/python -m lada sweep $(RUN_OPTIONS) --grid '$(GRID)' $(if $(SEEDS),--seeds $(SEEDS)) --jobs $(PARALLEL)
 
 REPORT = $(BIN)/python -m lada.report
-OF_TIER = --tier $(if $(TIER),$(TIER),lab)
+OF_TIER = --tier $(if $(TIER),$(TIER),lab) --results $(RESULTS)
 tables: $(VENV)/.ready ## the paper's tables from results/<tier>: CSV, Markdown, LaTeX (TIER=lab)
 	$(REPORT) tables $(OF_TIER)
 

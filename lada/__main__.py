@@ -237,7 +237,7 @@ def _sweep(options: argparse.Namespace) -> int:
     failed = run_matrix(matrix, runs, jobs=options.jobs, report=lambda line: print(line, flush=True))
     for run in failed:
         print(f"failed: {run.cell}: see {run.folder}.log", file=sys.stderr)
-    out = Path(options.out or f"results/{matrix.tier}")
+    out = _results_folder(options, matrix.tier)
     print(collect_into(out, path.stem, matrix, runs, remark=lambda line: print(line, file=sys.stderr)))
     table = grid_table(matrix, collect(matrix, find_runs(matrix, runs)))
     print(f"Clients' mean accuracy in per cent:\n\n{table}")
@@ -249,10 +249,9 @@ def _collect(options: argparse.Namespace) -> int:
     from lada.matrix.definition import read_matrix
 
     matrix = read_matrix(options.name, tier=options.tier, size=options.size)
-    out = Path(options.out or f"results/{matrix.tier}")
     print(
         collect_into(
-            out,
+            _results_folder(options, matrix.tier),
             Path(options.name).stem,
             matrix,
             Path(options.runs),
@@ -318,17 +317,26 @@ def _parser() -> argparse.ArgumentParser:
     collect = commands.add_parser("collect", help="a matrix's finished runs as CSV")
     collect.set_defaults(command=_collect)
     _add_matrix(collect)
-    collect.add_argument("--out", help="folder of the files; default: results/<tier>")
+    _add_results(collect)
     sweep = commands.add_parser("sweep", help="one method over all combinations of some options' values")
     sweep.set_defaults(command=_sweep)
     add_run_options(sweep)
     sweep.add_argument("--grid", type=shlex.split, required=True, help="a.b=1,2 c.d=x,y")
     sweep.add_argument("--seeds", type=_numbers, help="0,1,2; default: the one seed")
     sweep.add_argument("--jobs", type=int, default=1, help="runs side by side, one core each")
-    sweep.add_argument("--out", help="folder of the CSV files; default: results/<tier>")
+    _add_results(sweep)
     methods = commands.add_parser("methods", help="what METHOD= takes")
     methods.set_defaults(command=_methods)
     return parser
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", default="results", help="folder of all results, one folder a tier")
+    parser.add_argument("--out", help="folder of the files, in place of <results>/<tier>")
+
+
+def _results_folder(options: argparse.Namespace, tier: str) -> Path:
+    return Path(options.results) / tier if options.out is None else Path(options.out)
 
 
 def _numbers(text: str) -> list[int]:

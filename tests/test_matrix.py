@@ -276,6 +276,7 @@ def test_a_matrix_runs_goes_on_and_is_collected(tmp_path: Path, capsys: pytest.C
     with (tmp_path / "out" / "mine-runs.csv").open(newline="") as file:
         made = list(csv.DictReader(file))
     assert {row["run_id"] for row in made} == {run.folder.name for run in find_runs(found, runs)}
+    assert {(row["size"], row["seed"], row["scenario"]) for row in made} == {("tiny", "0", "1")}
     assert len({row["code"] for row in made}) == 1 and all(len(row["weights"]) == 16 for row in made)
 
     cases = [json.loads(line) for line in (tmp_path / "out" / "mine-cases.jsonl").open()]

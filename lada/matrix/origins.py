@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lada.config import read_run
 from lada.matrix.local import Run
 from lada.matrix.rows import write_csv
 from lada.rundir import RunDir, sha256
@@ -18,6 +19,7 @@ RUN_COLUMNS = (
     "dataset",
     "shots",
     "seed",
+    "size",
     "run_id",
     "git",
     "git_dirty",
@@ -47,6 +49,7 @@ def provenance_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
                 "dataset": run.cell.dataset,
                 "shots": run.cell.shots,
                 "seed": run.cell.seed,
+                "size": read_run(run.folder).size,
                 "run_id": run.folder.name,
                 "git": made["git"],
                 "git_dirty": made["git_dirty"],
