@@ -56,7 +56,7 @@ def scores(rows: pandas.DataFrame) -> dict[Cell, Score]:
 
 
 def mean_over(parts: Sequence[Score | None]) -> Score | None:
-    """Seed by seed the mean of several parties' scores, of seeds that all of them have; None: there is none."""
+    """Seed by seed the mean of several parties' scores, of seeds that all have; None: there is no such."""
     there = [one for one in parts if one is not None]
     if not there or len(there) < len(parts):
         return None
@@ -65,16 +65,18 @@ def mean_over(parts: Sequence[Score | None]) -> Score | None:
     return Score(values) if values else None
 
 
-def ranks(means: Mapping[str, float]) -> dict[str, Mark]:
+def ranks(rivals: Mapping[Cell, Score]) -> dict[Cell, Mark]:
     """Best and second best; equals share a mark, and beside two best there is no second.
 
-    Choice: means are ranked as they stand, whatever seeds they are over; a table says how many those are.
+    Choice: only those with the most seeds among them are ranked, since seeds have questions of their own.
     """
-    marks: dict[str, Mark] = {}
-    for name, mean in means.items():
+    most = max((len(one.values) for one in rivals.values()), default=0)
+    means = {cell: one.mean for cell, one in rivals.items() if len(one.values) == most}
+    marks: dict[Cell, Mark] = {}
+    for cell, mean in means.items():
         above = sum(other > mean + EQUAL for other in means.values())
         if above < 2:
-            marks[name] = "second" if above else "best"
+            marks[cell] = "second" if above else "best"
     return marks
 
 
@@ -95,23 +97,31 @@ class Improvement:
 def improvement(
     results: Results, accuracies: Mapping[Cell, Score], cell: Cell, baselines: Iterable[str]
 ) -> Improvement | None:
-    """``cell`` against the baseline with the highest mean there; None: one of the two was not measured.
+    """``cell`` against the best baseline there; None: one of the two was not measured.
 
-    Choice: the best is chosen by its mean over the seeds that it has, the first of equals; the gain is over the
-    seeds that both have, which have the same questions.
+    Choice: the gain is over the seeds that both have, which have the same questions; the best is the one with
+    the smallest gain among those that share the most seeds, the first of equals.
 
     Raises:
         DataError: accuracies and paired counts contradict each other.
     """
-    others = {arm: accuracies[key] for arm in baselines if (key := cell._replace(arm=arm)) in accuracies}
-    if cell not in accuracies or not others:
+    if cell not in accuracies:
         return None
-    best = max(one.mean for one in others.values())
-    baseline = next(arm for arm, one in others.items() if one.mean > best - EQUAL)
-    mine, other = accuracies[cell].values, others[baseline].values
-    gaps = {seed: mine[seed] - other[seed] for seed in mine if seed in other}
-    if not gaps:
+    mine, gains = accuracies[cell].values, dict[str, dict[int, float]]()
+    for arm in baselines:
+        other = accuracies.get(cell._replace(arm=arm))
+        shared = {} if other is None else {seed: other.values[seed] for seed in mine if seed in other.values}
+        if shared:
+            gains[arm] = {seed: mine[seed] - value for seed, value in shared.items()}
+    if not gains:
         return None
+    most = max(map(len, gains.values()))
+    means = {arm: Score(found).mean for arm, found in gains.items() if len(found) == most}
+    baseline = next(arm for arm, mean in means.items() if mean < min(means.values()) + EQUAL)
+    return _tested(results, cell, baseline, gains[baseline])
+
+
+def _tested(results: Results, cell: Cell, baseline: str, gaps: Mapping[int, float]) -> Improvement:
     strata = paired_counts(results, cell, baseline)
     if not gaps.keys() <= strata.keys():
         return Improvement(baseline, Score(gaps), None, None)

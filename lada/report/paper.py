@@ -1,8 +1,8 @@
 """What the paper prints, as data, and where it contradicts itself.
 
-``paper/<table>.csv`` holds the figures of Tables I to VI, and those of Figures 4 and 5 that the text states. The
-columns are `PRINTED`: dataset is ``math`` (MathInstruct) or ``cot`` (CoT-Collection), arm a key of the matrices
-or ``improvement``, party ``mean`` the printed average. Values are per cent, points, or MB.
+``paper/<table>.csv`` holds the figures of Tables I to VI, and those of Figures 4 and 5 that the text states.
+The columns are `PRINTED`: dataset is ``math`` (MathInstruct) or ``cot`` (CoT-Collection), arm a key of the
+matrices or ``improvement``, party ``mean`` the printed average. Values are per cent, points, or MB.
 ``paper/contradictions.yaml`` says which of them disagree.
 """
 

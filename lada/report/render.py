@@ -51,6 +51,12 @@ def test_text(entry: Entry) -> str:
     return f"({'; '.join(parts)})" if parts else ""
 
 
+def shown_part(row: Key, before: Key) -> list[str]:
+    """Headers of a row, without outer ones that the row before it shows already."""
+    outer = ["" if row[: level + 1] == before[: level + 1] else part for level, part in enumerate(row[:-1])]
+    return [*outer, row[-1]]
+
+
 # -- HTML
 
 
@@ -161,8 +167,7 @@ def _markdown_rows(table: Table, columns: tuple[Key, ...]) -> Iterator[str]:
     before: Key = ()
     for row in table.rows:
         entries = [table.entries.get((row, column)) for column in columns]
-        shown = ["" if row[: level + 1] == before[: level + 1] else one for level, one in enumerate(row[:-1])]
-        heads = [table.label(part) if part else "" for part in (*shown, row[-1])]
+        heads = [table.label(part) if part else "" for part in shown_part(row, before)]
         if any(entry is not None for entry in entries):
             yield _markdown_line([*heads, *(_markdown_cell(entry) for entry in entries)])
             before = row

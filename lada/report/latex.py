@@ -1,0 +1,129 @@
+"""Tables as LaTeX: booktabs alone is needed; compiles with pdflatex, in one or two columns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from lada.report.layout import Entry, Key, Table, letter
+from lada.report.render import paper_text, shown_part, value_text
+from lada.report.render import number as shown_number
+
+SPECIAL = {
+    "\\": r"\textbackslash{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{sign: f"${sign}$" for sign in "<>|+="},
+    "−": "$-$",
+    "±": r"$\pm$",
+    "–": "--",
+    "α": r"$\alpha$",
+    "λ": r"$\lambda$",
+    "…": r"\ldots{}",
+}
+STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
+STARS_NOTE = "Stars: corrected p below 0.05, 0.01, 0.001; intervals and p-values are in the CSV files."
+
+
+def escape(text: str) -> str:
+    """Plain text for LaTeX's text mode.
+
+    Raises:
+        AssertionError: a sign that `SPECIAL` lacks: pdflatex would stop at it.
+    """
+    escaped = "".join(SPECIAL.get(sign, sign) for sign in text)
+    assert escaped.isascii(), f"no LaTeX for a sign of {text!r}"
+    return escaped
+
+
+def to_latex(table: Table) -> str:
+    """A ``table*`` with caption, label ``tab:<name>`` and notes; blocks follow as tables of their own."""
+    parts = [
+        f"% {table.name}: generated; needs \\usepackage{{booktabs}}",
+        r"\begin{table*}[tp]",
+        r"\centering",
+        f"\\caption{{{escape(table.title)}}}",
+        f"\\label{{tab:{table.name}}}",
+        r"\scriptsize",
+        r"\setlength{\tabcolsep}{2.5pt}",
+        *_tabular(table),
+        *_notes(table),
+        r"\end{table*}",
+    ]
+    return "\n".join([*parts, "", *(to_latex(block) for block in table.blocks)])
+
+
+def _tabular(table: Table) -> Iterator[str]:
+    alignment = "l" if any(entry.text is not None for entry in table.entries.values()) else "r"
+    yield f"\\begin{{tabular}}{{{'l' * len(table.row_heads)}{alignment * len(table.columns)}}}"
+    yield r"\toprule"
+    yield from _head(table)
+    yield r"\midrule"
+    before: Key = ()
+    for row in table.rows:
+        if before and len(row) > 1 and row[0] != before[0]:
+            yield r"\addlinespace"
+        yield from _row(table, row, before)
+        before = row
+    yield r"\bottomrule"
+    yield r"\end{tabular}"
+
+
+def _head(table: Table) -> Iterator[str]:
+    first, groups = len(table.row_heads), table.groups()
+    if any(outer for outer, _ in groups):
+        spans, rules, place = [], [], first + 1
+        for outer, columns in groups:
+            spans.append(f"\\multicolumn{{{len(columns)}}}{{c}}{{{escape(table.label(outer))}}}")
+            rules.append(f"\\cmidrule(lr){{{place}-{place + len(columns) - 1}}}")
+            place += len(columns)
+        yield _line([*[""] * first, *spans])
+        yield "".join(rules)
+    inner = [table.label(column[-1]) for column in table.columns]
+    yield _line([escape(head) for head in (*table.row_heads, *inner)])
+
+
+def _row(table: Table, row: Key, before: Key) -> Iterator[str]:
+    """Measured values, and below them in smaller print what the paper has there, if it has anything."""
+    entries = [table.entries.get((row, column)) for column in table.columns]
+    heads = [escape(table.label(part)) if part else "" for part in shown_part(row, before)]
+    yield _line([*heads, *(_measured(entry) for entry in entries)])
+    printed = ["" if entry is None else paper_text(entry) for entry in entries]
+    if any(printed):
+        small = [f"{{\\tiny {escape(text)}}}" if text else "" for text in printed]
+        yield _line([*[""] * len(row), *small])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _measured(entry: Entry | None) -> str:
+    if entry is None:
+        return ""
+    command = {"best": r"\textbf", "second": r"\textit", None: ""}[entry.mark]
+    value = escape(value_text(entry))
+    parts = [f"{command}{{{value}}}" if command else value]
+    if entry.mean is not None and entry.std is not None:
+        parts.append(f"$_{{\\pm {shown_number(entry.std)}}}$")
+    above = _stars(entry.p) + ",".join(letter(note) for note in entry.notes)
+    return "".join([*parts, f"\\textsuperscript{{{above}}}" if above else ""])
+
+
+def _stars(p: float | None) -> str:
+    return next((stars for limit, stars in STARS if p is not None and p < limit), "")
+
+
+def _notes(table: Table) -> Iterator[str]:
+    found = [escape(text) for text in table.remarks]
+    if any(entry.p is not None for entry in table.entries.values()):
+        found.append(escape(STARS_NOTE))
+    found += [
+        f"\\textsuperscript{{{letter(index)}}}~{escape(text)}" for index, text in enumerate(table.footnotes)
+    ]
+    if table.missing:
+        found.append(escape(f"Missing: {'; '.join(table.missing)}."))
+    if found:
+        text = re.sub(r"\s+", " ", " ".join(found))
+        yield f"\\par\\smallskip\\parbox{{\\linewidth}}{{\\tiny {text}}}"
