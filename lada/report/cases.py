@@ -106,8 +106,8 @@ def to_markdown(cases: Sequence[Case], labels: Mapping[str, str]) -> str:
     lines = [
         "# Case study",
         "",
-        "Per place and party the first test question that one arm answered rightly and the other wrongly, both",
-        "ways round. Generated; texts are shown as the models wrote them.",
+        "Per place and party the first test question that one arm answered rightly and the other wrongly,",
+        "both ways round. Generated; texts are shown as the models wrote them.",
         "",
     ]
     for case in cases:
