@@ -48,6 +48,12 @@ ARMS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "fedmkt-letter": ("fedmkt", SETTINGS, "smallest"),
     "fedmkt-seq": ("fedmkt", (*SETTINGS, "method.mode=seq"), "smallest"),
     "wasp": ("wasp", (*SETTINGS, "method.steps=2", "method.per_step=6"), "writing"),
+    "fedmkt+lada": ("fedmkt", (*SETTINGS, "method.plugin=lada"), "smallest"),
+    "wasp+lada": (
+        "wasp",
+        (*SETTINGS, "method.steps=2", "method.per_step=6", "method.plugin=lada"),
+        "writing",
+    ),
     "sft": ("sft", SETTINGS, "smallest"),
     SFT_LADA: ("sft", (*SETTINGS, "method.selection=lada"), "smallest"),
     "socratic_cot": ("socratic_cot", (*SETTINGS, *SHORT), "smallest"),
@@ -248,16 +254,27 @@ def test_one_way_fedkd_sends_its_texts_once_in_all(driven: Driven) -> None:
     assert methods_own(run) == {(0, SERVER, "down", "responses"): formula(n, b)}
 
 
-@pytest.mark.parametrize("arm", ["lada", "lada-confident"])
+@pytest.mark.parametrize("arm", ["lada", "lada-confident", "fedmkt+lada"])
 def test_lada(arm: str, driven: Driven) -> None:
     """Up 4 ρ n + ρ0 n (b + 4), down ρ n (b + 4) + 4 ρ0 n per client; ids are sent a round before.
 
     A text that came to no end is asked for but not sent. A confidence is 4 bytes more a text.
     """
     run = driven(arm)
-    found, counts = methods_own(run), metrics(run)
-    each = 8 if arm == "lada-confident" else 4
-    expected: Counter[tuple[int, str, str, str]] = Counter()
+    found, expected = methods_own(run), ladas_own(run, each=8 if arm == "lada-confident" else 4)
+    for number in (1, 2):
+        n, b = texts_of(run, number, SERVER)
+        each = 8 if arm == "lada-confident" else 4
+        expected[number, SERVER, "down", "responses"] += formula(n, b, each)
+    assert found == {key: value for key, value in expected.items() if value}
+    assert {(key[2], key[3]) for key in found} == {
+        (way, kind) for way in ("up", "down") for kind in ("ids", "responses")
+    }
+
+
+def ladas_own(run: RunDir, *, each: int = 4) -> Counter[tuple[int, str, str, str]]:
+    """Ids both ways and clients' texts; the server's texts are checked to be no more than were asked for."""
+    counts, expected = metrics(run), Counter[tuple[int, str, str, str]]()
     for number in (1, 2):
         for name in CLIENTS:
             mine, theirs = (
@@ -269,13 +286,10 @@ def test_lada(arm: str, driven: Driven) -> None:
             n, b = texts_of(run, number, name)
             assert n <= theirs <= 16
             expected[number, name, "up", "responses"] += formula(n, b, each)
-        n, b = texts_of(run, number, SERVER)
-        assert 0 < n <= sum(counts[number, name, f"selected/{SERVER}"] for name in CLIENTS)
-        expected[number, SERVER, "down", "responses"] += formula(n, b, each)
-    assert found == {key: value for key, value in expected.items() if value}
-    assert {(key[2], key[3]) for key in found} == {
-        (way, kind) for way in ("up", "down") for kind in ("ids", "responses")
-    }
+        assert texts_of(run, number, SERVER)[0] <= sum(
+            counts[number, name, f"selected/{SERVER}"] for name in CLIENTS
+        )
+    return expected
 
 
 def test_lada_s_missing_texts_are_those_that_came_to_no_end(driven: Driven) -> None:
@@ -328,6 +342,30 @@ def test_fedmkt_seq(driven: Driven) -> None:
 def test_wasp(driven: Driven) -> None:
     """Up 8 #G a vote; down the new questions of each step, with a letter and an id each."""
     run = driven("wasp")
+    expected = wasps_own(run)
+    assert methods_own(run) == {key: value for key, value in expected.items() if value}
+
+
+def test_lada_in_wasp(driven: Driven) -> None:
+    """WASP's votes and questions, and besides up ρ0 n (b + 4), down 4 ρ0 n.
+
+    The server's texts came with the questions, so a client need not ask for them: no 4 ρ n up (Choice).
+    """
+    run = driven("wasp+lada")
+    expected, counts = wasps_own(run), metrics(run)
+    for number in (1, 2):
+        for name in CLIENTS:
+            asked = int(counts[number, SERVER, f"selected/{name}"])
+            expected[number, SERVER, "down", "ids"] += 4 * asked
+            n, b = texts_of(run, number, name)
+            assert n <= asked
+            expected[number, name, "up", "responses"] += formula(n, b)
+    assert methods_own(run) == {key: value for key, value in expected.items() if value}
+    assert {("up", "responses"), ("down", "ids")} <= kinds_sent(run)
+
+
+def wasps_own(run: RunDir) -> Counter[tuple[int, str, str, str]]:
+    """Votes and questions of all steps."""
     expected: Counter[tuple[int, str, str, str]] = Counter()
     size = 0
     for number in (0, 1, 2):
@@ -344,7 +382,7 @@ def test_wasp(driven: Driven) -> None:
                 len(t.encode()) for t in texts
             )
     assert size > 6
-    assert methods_own(run) == {key: value for key, value in expected.items() if value}
+    return expected
 
 
 def test_sft_on_all_questions(driven: Driven) -> None:
