@@ -1,0 +1,105 @@
+"""`make matrix`, `tables`, `figures`, `report`, `explain`: from an empty folder of runs to every output, killed on the way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.smallest_models import SETTINGS
+from tests.test_make import ROOT, clone
+
+__all__ = ["clone"]
+pytestmark = pytest.mark.slow
+SMALL = {key: yaml.safe_load(value) for key, value in (one.split("=", 1) for one in SETTINGS)}
+
+
+@pytest.fixture(scope="module")
+def checkout(clone: Path, smallest_models: Path) -> Iterator[Path]:
+    """A checkout whose Table V has one scenario, one setting, two seeds, and models that take milliseconds."""
+    path = clone / "configs" / "matrices" / "table5.yaml"
+    content = yaml.safe_load(path.read_text())
+    content.update(scenarios=["1"], shots=[0], seeds=[0, 1], settings=SMALL)
+    path.write_text(yaml.safe_dump(content))
+    shutil.rmtree(clone / "results")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LADA_LAB_WEIGHTS", str(smallest_models))
+        yield clone
+
+
+def make(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "PYTEST"))}
+    return subprocess.Popen(
+        ["make", *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def done(folder: Path, *arguments: str) -> str:
+    process = make(folder, *arguments)
+    said, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, said
+    return said
+
+
+def products(folder: Path) -> dict[str, bytes]:
+    """Every file below results, figures' among them."""
+    results = folder / "results"
+    return {str(path.relative_to(results)): path.read_bytes() for path in results.rglob("*") if path.is_file()}
+
+
+def test_killed_at_random_and_repeated_the_tables_are_the_same_bytes(checkout: Path) -> None:
+    table5 = ("matrix", "MATRIX=table5", "TIER=lab", "SIZE=tiny", "PARALLEL=2")
+    for seconds in (12.0, 20.0):
+        process = make(checkout, *table5, "RUNS=killed")
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    done(checkout, *table5, "RUNS=killed")
+    status = done(checkout, "status", "MATRIX=table5", "SIZE=tiny", "RUNS=killed")
+    assert "8 runs: 8 done" in status and "without-filter" in status
+    done(checkout, "tables", "figures", "report")
+    once = products(checkout)
+    shutil.rmtree(checkout / "results")
+
+    done(checkout, *table5)
+    done(checkout, "tables", "figures", "report")
+    again = products(checkout)
+    compared = {name for name in once if not name.endswith("-runs.csv")}
+    assert compared == {name for name in again if not name.endswith("-runs.csv")}
+    for name in sorted(compared):
+        assert once[name] == again[name], name
+
+
+def test_every_output_of_table_5_is_there(checkout: Path) -> None:
+    found = set(products(checkout))
+    for name in ("table5.md", "table5.tex", "table5-long.csv", "table5-wide.csv"):
+        assert f"lab/tables/{name}" in found
+    assert {"lab/table5.csv", "lab/table5-runs.csv", "lab/report.html"} <= found
+
+
+def test_a_number_is_traced_to_its_runs(checkout: Path) -> None:
+    said = done(checkout, "explain", "CELL=table5/scenario 1/zero-shot/client-1/lada")
+    for run in (checkout / "runs").glob("1-lada-lab-math-0shot-s[01]-*/run.yaml"):
+        if "without" not in run.read_text() and run.parent.name in said:
+            break
+    else:
+        pytest.fail(f"no run of this checkout is named in: {said}")
+
+
+def test_the_convergence_toy(checkout: Path) -> None:
+    assert "unbiased" in done(checkout, "convergence") or "slope" in done(checkout, "convergence")
+    assert (checkout / "results" / "convergence.csv").is_file()
+    assert ROOT != checkout
