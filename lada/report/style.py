@@ -117,7 +117,7 @@ OTHERS = (
     Look(GREY, DASH, "+", "\\"),
     Look(PURPLE, "-", "H", "x"),
     Look(SKY, BROKEN, "o", "-"),
-    Look(BLACK, DASH, "s", "+"),
+    Look(BLACK, "-", "s", "+"),
     Look(BLUE, TWO_DOTS, "^", "|"),
 )
 
