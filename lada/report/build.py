@@ -39,6 +39,11 @@ class Builder:
         return self._with_means(scores(best_round(self.results.rows)))
 
     @cached_property
+    def rates(self) -> dict[str, dict[Cell, Score]]:
+        """`RATES` after the last round, means over parties among them."""
+        return {metric: self._with_means(scores(final(self.results.rows, metric))) for metric in RATES}
+
+    @cached_property
     def improvements(self) -> dict[Cell, Improvement]:
         """By the cell in which they stand."""
         baselines, found = self.arrangement.baselines, {}
@@ -89,9 +94,10 @@ class Builder:
     def _bare(self, name: str, what: str, cells: tuple[Cell, ...]) -> Table:
         """A table with headers alone."""
         datasets = " and ".join(self.results.matrix.datasets)
+        where = ", ".join([datasets, f"{self.results.tier} tier", *self.results.sizes])
         return Table(
             name=name,
-            title=f"Table {self.spec.number}: {what} ({datasets}, {self.results.tier} tier)",
+            title=f"Table {self.spec.number}: {what} ({where})",
             row_heads=tuple(HEADS[axis] for axis in self.spec.rows),
             rows=self.arrangement.keys(self.spec.rows, cells),
             columns=self.arrangement.keys(self.spec.columns, cells),
@@ -112,7 +118,13 @@ class Builder:
         if cell not in self.accuracies:
             return empty
         score, best = self.accuracies[cell], self.best_rounds[cell].values
-        return replace(filled(empty, score), best_round=fmean(best[seed] for seed in score.values))
+        unparsed, truncated = (self.rates[metric].get(cell) for metric in RATES)
+        return replace(
+            filled(empty, score),
+            best_round=fmean(best[seed] for seed in score.values),
+            unparsed=None if unparsed is None else unparsed.mean,
+            truncated=None if truncated is None else truncated.mean,
+        )
 
     def _said(self, cell: Cell) -> list[str]:
         """Of seeds that are missing, and of tests that cannot be made."""
@@ -145,7 +157,7 @@ class Builder:
 
     def _rates(self, metric: str, what: str) -> Table:
         """A block: one rate in all cells that runs measure."""
-        measured = scores(final(self.results.rows, metric))
+        measured = self.rates[metric]
         bare = self._bare(f"{self.spec.name}-{metric.partition('_')[0]}", what, self.arrangement.measured)
         entries = {
             self.arrangement.place(cell): filled(Entry(cell=named(cell)), measured[cell])

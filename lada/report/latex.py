@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from lada.report.layout import Entry, Key, Table, letter
-from lada.report.render import paper_text, shown_part, value_text
-from lada.report.render import number as shown_number
+from lada.report.render import number, paper_text, shown_part, value_text
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -22,6 +21,8 @@ SPECIAL = {
     "λ": r"$\lambda$",
     "…": r"\ldots{}",
 }
+WIDEST = 8
+"""Columns that stand side by side on a page."""
 STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 STARS_NOTE = "Stars: corrected p below 0.05, 0.01, 0.001; intervals and p-values are in the CSV files."
 
@@ -43,56 +44,74 @@ def to_latex(table: Table) -> str:
         f"% {table.name}: generated; needs \\usepackage{{booktabs}}",
         r"\begin{table*}[tp]",
         r"\centering",
-        f"\\caption{{{escape(table.title)}}}",
+        f"\\caption{{{escape(_untitled(table.title))}}}",
         f"\\label{{tab:{table.name}}}",
         r"\scriptsize",
-        r"\setlength{\tabcolsep}{2.5pt}",
-        *_tabular(table),
+        r"\setlength{\tabcolsep}{2.5pt}\renewcommand{\arraystretch}{0.85}",
+        *_panels(table),
         *_notes(table),
         r"\end{table*}",
     ]
     return "\n".join([*parts, "", *(to_latex(block) for block in table.blocks)])
 
 
-def _tabular(table: Table) -> Iterator[str]:
+def _untitled(title: str) -> str:
+    """Without the paper's number: LaTeX counts tables itself."""
+    text = title.partition(": ")[2]
+    return text[:1].upper() + text[1:]
+
+
+def _panels(table: Table) -> Iterator[str]:
+    """One tabular, or one below the other for each group of columns where together they are too wide."""
+    groups = table.groups()
+    panels = [table.columns] if len(table.columns) <= WIDEST else [columns for _, columns in groups]
+    for place, columns in enumerate(panels):
+        if place:
+            yield r"\par\medskip"
+        yield from _tabular(table, columns)
+
+
+def _tabular(table: Table, columns: Sequence[Key]) -> Iterator[str]:
     alignment = "l" if any(entry.text is not None for entry in table.entries.values()) else "r"
-    yield f"\\begin{{tabular}}{{{'l' * len(table.row_heads)}{alignment * len(table.columns)}}}"
+    yield f"\\begin{{tabular}}{{{'l' * len(table.row_heads)}{alignment * len(columns)}}}"
     yield r"\toprule"
-    yield from _head(table)
+    yield from _head(table, columns)
     yield r"\midrule"
     before: Key = ()
     for row in table.rows:
+        entries = [table.entries.get((row, column)) for column in columns]
+        if all(entry is None for entry in entries):
+            continue
         if before and len(row) > 1 and row[0] != before[0]:
             yield r"\addlinespace"
-        yield from _row(table, row, before)
+        yield from _row([table.label(part) if part else "" for part in shown_part(row, before)], entries)
         before = row
     yield r"\bottomrule"
     yield r"\end{tabular}"
 
 
-def _head(table: Table) -> Iterator[str]:
-    first, groups = len(table.row_heads), table.groups()
-    if any(outer for outer, _ in groups):
-        spans, rules, place = [], [], first + 1
-        for outer, columns in groups:
-            spans.append(f"\\multicolumn{{{len(columns)}}}{{c}}{{{escape(table.label(outer))}}}")
-            rules.append(f"\\cmidrule(lr){{{place}-{place + len(columns) - 1}}}")
-            place += len(columns)
+def _head(table: Table, columns: Sequence[Key]) -> Iterator[str]:
+    first = len(table.row_heads)
+    outer = [column[0] for column in columns]
+    if any(outer):
+        spans, rules = [], []
+        for part in dict.fromkeys(outer):
+            width, place = outer.count(part), first + outer.index(part) + 1
+            spans.append(f"\\multicolumn{{{width}}}{{c}}{{{escape(table.label(part))}}}")
+            rules.append(f"\\cmidrule(lr){{{place}-{place + width - 1}}}")
         yield _line([*[""] * first, *spans])
         yield "".join(rules)
-    inner = [table.label(column[-1]) for column in table.columns]
+    inner = [table.label(column[-1]) for column in columns]
     yield _line([escape(head) for head in (*table.row_heads, *inner)])
 
 
-def _row(table: Table, row: Key, before: Key) -> Iterator[str]:
+def _row(heads: Sequence[str], entries: Sequence[Entry | None]) -> Iterator[str]:
     """Measured values, and below them in smaller print what the paper has there, if it has anything."""
-    entries = [table.entries.get((row, column)) for column in table.columns]
-    heads = [escape(table.label(part)) if part else "" for part in shown_part(row, before)]
-    yield _line([*heads, *(_measured(entry) for entry in entries)])
+    yield _line([*map(escape, heads), *(_measured(entry) for entry in entries)])
     printed = ["" if entry is None else paper_text(entry) for entry in entries]
     if any(printed):
         small = [f"{{\\tiny {escape(text)}}}" if text else "" for text in printed]
-        yield _line([*[""] * len(row), *small])
+        yield _line([*[""] * len(heads), *small])
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -106,7 +125,7 @@ def _measured(entry: Entry | None) -> str:
     value = escape(value_text(entry))
     parts = [f"{command}{{{value}}}" if command else value]
     if entry.mean is not None and entry.std is not None:
-        parts.append(f"$_{{\\pm {shown_number(entry.std)}}}$")
+        parts.append(f"$_{{\\pm {number(entry.std)}}}$")
     above = _stars(entry.p) + ",".join(letter(note) for note in entry.notes)
     return "".join([*parts, f"\\textsuperscript{{{above}}}" if above else ""])
 

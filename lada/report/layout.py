@@ -51,6 +51,7 @@ class Entry:
         cell: what it is of, by the names of `AXES`; empty where that is no cell of a matrix.
         best_round: mean over seeds of each seed's best round.
         comparison: what stands behind a difference.
+        unparsed, truncated: answers without a letter, and cut off at the token limit; per cent.
     """
 
     mean: float | None = None
@@ -68,6 +69,8 @@ class Entry:
     cell: Mapping[str, str] = field(default_factory=dict)
     best_round: float | None = None
     comparison: Comparison | None = None
+    unparsed: float | None = None
+    truncated: float | None = None
 
     @property
     def difference(self) -> float | None:

@@ -65,6 +65,9 @@ def remarks(results: Results, entries: Mapping[Place, Entry], tests: int) -> lis
     ]
     if any(entry.signed and entry.mean is not None for entry in entries.values()):
         found.append(f"{GAIN} {PAIRED.format(tests=tests) if tests else UNTESTED}")
+    versions = len(set(results.runs.get("code", ())))
+    if versions > 1:
+        found.append(f"The runs were made with {versions} versions of the code that decides numbers.")
     return [*found, *([STAND_INS] if results.tier == "lab" else [])]
 
 

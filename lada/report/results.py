@@ -12,6 +12,7 @@ import pandas
 
 from lada.config import CONFIGS
 from lada.errors import DataError
+from lada.matrix.cells import expand
 from lada.matrix.definition import Matrix, read_matrix
 from lada.matrix.rows import COLUMNS
 
@@ -42,6 +43,11 @@ class Results:
     rows: pandas.DataFrame
     runs: pandas.DataFrame
 
+    @property
+    def sizes(self) -> list[str]:
+        """``size quick`` of the runs; empty where that was not collected."""
+        return [f"size {size}" for size in sorted(set(self.runs.get("size", ())))]
+
 
 def load(name: str, tier: str, results: Path = ROOT / "results", configs: Path = CONFIGS) -> Results:
     """Results of one matrix.
@@ -49,8 +55,8 @@ def load(name: str, tier: str, results: Path = ROOT / "results", configs: Path =
     Raises:
         ConfigError: there is no such matrix, or it is of another tier.
         DataError: a file is missing, has other columns, a cut line or a word for a number; rows are
-            of another tier; two runs claim one cell; a row has no run; seeds of a cell ended in different
-            rounds; an accuracy is not a fraction.
+            of another tier; two runs claim one cell; a row has no run or is of no cell of the matrix; runs are
+            of several sizes; seeds of a cell ended in different rounds; an accuracy is not a fraction.
     """
     path, runs_path = (results / tier / f"{name}{ending}.csv" for ending in ("", "-runs"))
     matrix = read_matrix(name, configs, tier=tier)
@@ -59,6 +65,8 @@ def load(name: str, tier: str, results: Path = ROOT / "results", configs: Path =
     _check_single(rows, [*SERIES, "round", "metric"], path)
     _check_single(runs, RUN, runs_path)
     _check_traced(rows, runs, path, runs_path)
+    _check_known(matrix, rows, path)
+    _check_one_size(runs, runs_path)
     _check_fractions(rows, path)
     _check_same_end(rows, path)
     return Results(name, tier, matrix, rows, runs)
@@ -153,6 +161,21 @@ def _check_traced(rows: pandas.DataFrame, runs: pandas.DataFrame, path: Path, ru
         if row not in known:
             place = ", ".join(f"{name} {value}" for name, value in zip(RUN, row, strict=True) if value != "")
             raise DataError(f"{path}: no run in {runs_path.name} for {place}; `make collect` writes both")
+
+
+def _check_known(matrix: Matrix, rows: pandas.DataFrame, path: Path) -> None:
+    """Rows of a matrix that has changed since would be left out of tables without a word."""
+    key = ["arm", "at", *PLACE]
+    known = {(cell.arm, cell.at, cell.scenario, cell.dataset, cell.shots) for cell in expand(matrix)}
+    for row in rows[key].drop_duplicates().itertuples(index=False, name=None):
+        if row not in known:
+            raise DataError(f"{path}: the matrix has no {_named(key, row)}; collect again")
+
+
+def _check_one_size(runs: pandas.DataFrame, path: Path) -> None:
+    sizes = sorted(set(runs.get("size", ())))
+    if len(sizes) > 1:
+        raise DataError(f"{path}: runs of sizes {' and '.join(sizes)}; a table is of one")
 
 
 def _check_fractions(rows: pandas.DataFrame, path: Path) -> None:

@@ -85,7 +85,7 @@ def table1(tier: str, configs: Path = CONFIGS) -> Table:
     said: list[str] = []
     for scenario in SCENARIOS:
         content = read_yaml(shipped("scenarios", scenario, configs))
-        models = {party["name"]: str(party["model"]) for party in content["parties"]}
+        models = {party["name"]: party["model"].rpartition("/")[2] for party in content["parties"]}
         clients = [model for name, model in models.items() if name != SERVER]
         facts = {"architecture": _same(map(_family, clients)), "size": _same(map(_billions, clients))}
         for column, text in {**models, **facts}.items():
@@ -96,6 +96,7 @@ def table1(tier: str, configs: Path = CONFIGS) -> Table:
                 text=text,
                 paper_text=printed("table1").get(("", scenario, "", "", column, "")),
                 notes=tuple(said.index(text) for text in found),
+                cell=cell,
             )
     columns = dict.fromkeys(column for _, column in entries)
     order = sorted(columns, key=lambda column: _COLUMN_ORDER.get(column[1], 0))
@@ -125,12 +126,12 @@ def _same(values: Iterable[str]) -> str:
 
 
 def _family(model: str) -> str:
-    """``Qwen/Qwen3-0.6B`` -> ``qwen``: the letters that a model's name begins with."""
-    found = re.match(r"(?:meta-)?([a-z]+)", model.rpartition("/")[2].lower())
+    """``Qwen3-0.6B`` -> ``qwen``: the letters that a model's name begins with."""
+    found = re.match(r"(?:meta-)?([a-z]+)", model.lower())
     return found[1] if found else model
 
 
 def _billions(model: str) -> str:
-    """``Qwen/Qwen3-0.6B`` -> ``0.6``; a name without a size stands for itself."""
+    """``Qwen3-0.6B`` -> ``0.6``; a name without a size stands for itself."""
     found = re.search(r"([0-9.]+)b\b", model.lower())
     return found[1] if found else model
