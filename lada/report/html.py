@@ -107,6 +107,7 @@ def page(tier: str, results: Path, configs: Path = CONFIGS) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    provenance = _provenance(results / tier)
     tables_missing = [f"{name}: {why}" for name, why in built.missing.items()]
     return environment.get_template(TEMPLATE).render(
         tier=tier,
@@ -114,7 +115,8 @@ def page(tier: str, results: Path, configs: Path = CONFIGS) -> str:
         figures=[_figure(drawing) for drawing in gallery.drawings],
         studies=list(_studies(tier, results, configs)),
         missing=[*tables_missing, *gallery.missing],
-        provenance=_provenance(results / tier),
+        provenance=provenance,
+        run_ids={row["run_id"] for one in provenance.values() for row in one.rows},
     )
 
 
