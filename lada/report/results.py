@@ -55,8 +55,8 @@ def load(name: str, tier: str, results: Path = ROOT / "results", configs: Path =
     Raises:
         ConfigError: there is no such matrix, or it is of another tier.
         DataError: a file is missing, has other columns, a cut line or a word for a number; rows are
-            of another tier; two runs claim one cell; a row has no run or is of no cell of the matrix; runs are
-            of several sizes; seeds of a cell ended in different rounds; an accuracy is not a fraction.
+            of another tier; two runs claim one cell; a row has no run or is of no cell of the matrix; runs
+            are of several sizes; seeds of a cell ended in different rounds; an accuracy is no fraction.
     """
     path, runs_path = (results / tier / f"{name}{ending}.csv" for ending in ("", "-runs"))
     matrix = read_matrix(name, configs, tier=tier)

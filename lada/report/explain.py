@@ -1,0 +1,235 @@
+"""Where a number of a table is from: `make explain CELL="table2/scenario 1/zero-shot/client-1/lada"`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from lada.config import CONFIGS, read_yaml
+from lada.errors import ConfigError
+from lada.report.arrange import HEADS, LADA, NAMED, parts_of
+from lada.report.build import Builder
+from lada.report.compare import Cell
+from lada.report.layout import IMPROVEMENT, MEAN, Entry, Table
+from lada.report.render import number, std_text
+from lada.report.results import PLACE, ROOT, RUN, load
+from lada.report.tables import SPECS, table1
+
+MADE_WITH = ("git", "git_dirty", "amended_from", "code", "packages", "weights", "machine", "size")
+"""Columns of <matrix>-runs.csv that say what a run was made with."""
+
+
+def explain(
+    cell: str,
+    tier: str,
+    *,
+    results: Path = ROOT / "results",
+    configs: Path = CONFIGS,
+    runs: Path = ROOT / "runs",
+) -> str:
+    """Value, seeds, runs, files, versions and differences in configuration behind a cell of a table.
+
+    Args:
+        cell: the table, then the cell's parts in the order of `NAMED`; one with a single value can be left out.
+        runs: folder of runs, for run.yaml; where a run is not there its row in <matrix>-runs.csv has to do.
+
+    Raises:
+        ConfigError: there is no such cell; names what the first wrong part can be.
+        DataError: the table's results are missing or wrong.
+    """
+    name, *parts = [part.strip() for part in cell.split("/")]
+    if name == "table1":
+        return _model(table1(tier, configs), parts, configs)
+    if name not in SPECS:
+        raise ConfigError(f"'{cell}': no table '{name}'; legal: table1, {', '.join(SPECS)}")
+    builder = Builder(load(name, tier, results, configs), SPECS[name])
+    found = _cell(cell, builder.arrangement.cells, parts)
+    return "\n".join(Explanation(builder, found, results / tier, runs).lines())
+
+
+def _cell(text: str, cells: Sequence[Cell], parts: Sequence[str]) -> Cell:
+    """The one cell that parts name, axis by axis."""
+    left, cells = list(parts), list(cells)
+    for axis in NAMED:
+        legal = list(dict.fromkeys(parts_of(cell)[axis] for cell in cells))
+        if left and left[0] in legal:
+            part = left.pop(0)
+        elif len(legal) == 1 and not (left and left[0].startswith(f"{axis} ")):
+            part = legal[0]
+        else:
+            said = f"'{left[0]}' is none" if left else "a part is missing"
+            raise ConfigError(f"'{text}': {HEADS[axis].lower()}: {said}; legal: {', '.join(legal)}")
+        cells = [cell for cell in cells if parts_of(cell)[axis] == part]
+    if left:
+        raise ConfigError(f"'{text}': '{left[0]}' is one part too many")
+    (found,) = cells
+    return found
+
+
+def _model(table: Table, parts: Sequence[str], configs: Path) -> str:
+    row, column = ((*parts, "", "")[place] for place in range(2))
+    for part, legal, what in (
+        (row, [key[0] for key in table.rows], "scenario"),
+        (column, [key[-1] for key in table.columns], "column"),
+    ):
+        if part not in legal:
+            raise ConfigError(f"table1: {what} '{part}' is none; legal: {', '.join(legal)}")
+    entry = table.entries[(row,), ("", column)]
+    file = configs / "scenarios" / f"{row.split()[1]}.yaml"
+    said = [f"note: {table.footnotes[note]}" for note in entry.notes]
+    return "\n".join([f"{entry.text} (the paper prints {entry.paper_text})", f"from {file}", *said])
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Of one cell.
+
+    Attributes:
+        folder: results of the tier. runs: folder of runs.
+    """
+
+    builder: Builder
+    cell: Cell
+    folder: Path
+    runs: Path
+
+    @cached_property
+    def table(self) -> Table:
+        """The table in which the cell stands."""
+        return self.builder.table()
+
+    @property
+    def entry(self) -> Entry:
+        """The cell as the table has it."""
+        return self.table.entries[self.builder.arrangement.place(self.cell)]
+
+    @cached_property
+    def arms(self) -> list[str]:
+        """Arms whose runs are behind the number; of a difference two."""
+        if self.cell.arm != IMPROVEMENT:
+            return [self.cell.arm]
+        gain = self.builder.improvements.get(self.cell)
+        return [LADA] if gain is None else [LADA, gain.baseline]
+
+    @cached_property
+    def made(self) -> pandas.DataFrame:
+        """Rows of <matrix>-runs.csv behind the number: of its seeds, or of all where it is missing."""
+        found = self.builder.results.runs
+        for name in (*PLACE, "at"):
+            found = found[found[name] == getattr(self.cell, name)]
+        found = found[found["arm"].isin(self.arms)]
+        return found[found["seed"].isin(self.entry.seeds)] if self.entry.seeds else found
+
+    def lines(self) -> Iterator[str]:
+        """The explanation."""
+        yield self.table.title
+        yield "/".join([self.table.name, *(part for part in parts_of(self.cell).values() if part)])
+        yield from self._value()
+        yield from (f"note: {self.table.footnotes[note]}" for note in self.entry.notes)
+        yield f"files: {self.folder / self.table.name}.csv, {self.folder / self.table.name}-runs.csv"
+        for run in self.made.sort_values(RUN).to_dict("records"):
+            yield from self._run(run)
+        yield from self._differences()
+
+    def _value(self) -> Iterator[str]:
+        entry, unit = self.entry, "points" if self.entry.signed else "per cent"
+        if entry.mean is None:
+            wanted = ", ".join(map(str, self.builder.results.matrix.seeds))
+            yield f"measured: nothing; no finished run of seeds {wanted} has an accuracy here"
+        else:
+            value = f"{number(entry.mean, signed=entry.signed)} {std_text(entry)}".strip()
+            mark = f"; {entry.mark} of those beside it" if entry.mark else ""
+            yield f"measured: {value} {unit}, mean of {len(entry.seeds)} seeds after the last round{mark}"
+        if entry.paper is not None:
+            gap = (
+                ""
+                if entry.difference is None
+                else f"; measured minus printed {number(entry.difference, signed=True)}"
+            )
+            yield f"the paper prints: {number(entry.paper)}{gap}"
+        if entry.best_round is not None:
+            yield f"each seed's best round: {number(entry.best_round)} {unit}"
+        yield from self._test()
+        for seed, measured in zip(entry.seeds, entry.values, strict=True):
+            yield f"seed {seed}: {measured:.4f}"
+
+    def _test(self) -> Iterator[str]:
+        one = self.entry.comparison
+        if len(self.arms) == 2:
+            yield f"difference: {self.arms[0]} minus {self.arms[1]}, the best of the others"
+        if one is not None and self.entry.interval is not None and self.entry.p is not None:
+            low, high = self.entry.interval
+            yield f"right in {one.arm} alone: {one.won}, in {one.baseline} alone: {one.lost}"
+            yield f"questions of all seeds: {one.questions}"
+            yield f"McNemar p {one.p:.4g}, {self.entry.p:.4g} after Holm's correction over the table"
+            yield f"95 % interval: {low:+.2f} to {high:+.2f}"
+
+    def _run(self, run: Mapping[Any, Any]) -> Iterator[str]:
+        dirty = " with changes" if run.get("git_dirty") == "True" else ""
+        yield f"run {run['run_id']} ({run['arm']}, seed {run['seed']})"
+        yield f"  commit {run.get('git', 'unknown')}{dirty}, code {run.get('code', 'unknown')}"
+        for line, value in self._csv_lines(run):
+            yield f"  {self.table.name}.csv line {line}: {value}"
+        path = self.runs / run["run_id"]
+        there = "" if path.is_dir() else " (not there)"
+        yield f"  {path}{there}"
+
+    def _csv_lines(self, run: Mapping[Any, Any]) -> Iterator[tuple[int, str]]:
+        """Lines of <matrix>.csv in which the run's accuracies of the last round stand."""
+        rows = self.builder.results.rows
+        rows = rows[rows["metric"] == "accuracy"]
+        for name in RUN:
+            rows = rows[rows[name] == run[name]]
+        if self.cell.party != MEAN:
+            rows = rows[rows["party"] == self.cell.party]
+        for party, of_party in rows.groupby("party", sort=True):
+            last = of_party.loc[of_party["round"].idxmax()]
+            yield last.name + 2, f"{party}, round {last['round']}, accuracy {last['value']:.9g}"
+
+    def _differences(self) -> Iterator[str]:
+        records = self.made.sort_values(RUN).to_dict("records")
+        if len(records) < 2:
+            return
+        configs = [_options(self.runs / run["run_id"] / "run.yaml") for run in records]
+        made = [{name: str(run[name]) for name in MADE_WITH if name in run} for run in records]
+        names = [f"{run['arm']} s{run['seed']}" for run in records]
+        yield "made with, where the runs differ:"
+        yield from _differing(names, made)
+        there = [(name, config) for name, config in zip(names, configs, strict=True) if config is not None]
+        if len(there) == len(records):
+            yield "run.yaml, where the runs differ:"
+            yield from _differing(names, [config for _, config in there])
+        else:
+            yield f"run.yaml: {len(there)} of {len(records)} are in {self.runs}, too few to compare"
+
+
+def _options(path: Path) -> dict[str, str] | None:
+    """run.yaml as dotted key -> value; None: it is not there."""
+    return dict(_flat(read_yaml(path), "")) if path.is_file() else None
+
+
+def _flat(content: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    if isinstance(content, Mapping) and content:
+        for key, value in content.items():
+            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, json.dumps(content, ensure_ascii=False)
+
+
+def _differing(names: Sequence[str], found: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """``key: value (names), value (names)`` of all keys that are not the same everywhere."""
+    keys = dict.fromkeys(key for one in found for key in one)
+    differing = [key for key in keys if len({one.get(key) for one in found}) > 1]
+    for key in differing:
+        groups: dict[str, list[str]] = {}
+        for name, one in zip(names, found, strict=True):
+            groups.setdefault(one.get(key, "absent"), []).append(name)
+        yield f"  {key}: " + ", ".join(f"{value} ({', '.join(who)})" for value, who in groups.items())
+    if not differing:
+        yield "  nowhere"
