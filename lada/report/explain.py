@@ -36,7 +36,7 @@ def explain(
     """Value, seeds, runs, files, versions and differences in configuration behind a cell of a table.
 
     Args:
-        cell: the table, then the cell's parts in the order of `NAMED`; one with a single value can be left out.
+        cell: the table, then the cell's parts in the order of `NAMED`; one of a single value may be absent.
         runs: folder of runs, for run.yaml; where a run is not there its row in <matrix>-runs.csv has to do.
 
     Raises:
@@ -147,12 +147,9 @@ class Explanation:
             mark = f"; {entry.mark} of those beside it" if entry.mark else ""
             yield f"measured: {value} {unit}, mean of {len(entry.seeds)} seeds after the last round{mark}"
         if entry.paper is not None:
-            gap = (
-                ""
-                if entry.difference is None
-                else f"; measured minus printed {number(entry.difference, signed=True)}"
-            )
-            yield f"the paper prints: {number(entry.paper)}{gap}"
+            yield f"the paper prints: {number(entry.paper)}"
+        if entry.difference is not None:
+            yield f"measured minus printed: {number(entry.difference, signed=True)}"
         if entry.best_round is not None:
             yield f"each seed's best round: {number(entry.best_round)} {unit}"
         yield from self._test()
