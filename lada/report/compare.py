@@ -15,7 +15,7 @@ from lada.report.statistics import Paired, difference_interval, mean_std, pooled
 
 COUNTS = ("won", "lost", "questions")
 EQUAL = 1e-6
-"""Means closer than this, in points, are a tie: the files hold 9 digits, a question counts far more."""
+"""Gains closer than this, in points, are equal: the files hold 9 digits, a question counts far more."""
 
 
 class Cell(NamedTuple):
@@ -68,13 +68,14 @@ def mean_over(parts: Sequence[Score | None]) -> Score | None:
 def ranks(rivals: Mapping[Cell, Score]) -> dict[Cell, Mark]:
     """Best and second best; equals share a mark, and beside two best there is no second.
 
-    Choice: only those with the most seeds among them are ranked, since seeds have questions of their own.
+    Choice: means that are printed alike, with one decimal, are equal. Only those with the most seeds among
+    them are ranked, since seeds have questions of their own.
     """
     most = max((len(one.values) for one in rivals.values()), default=0)
-    means = {cell: one.mean for cell, one in rivals.items() if len(one.values) == most}
+    means = {cell: float(f"{one.mean:.1f}") for cell, one in rivals.items() if len(one.values) == most}
     marks: dict[Cell, Mark] = {}
     for cell, mean in means.items():
-        above = sum(other > mean + EQUAL for other in means.values())
+        above = sum(other > mean for other in means.values())
         if above < 2:
             marks[cell] = "second" if above else "best"
     return marks

@@ -11,8 +11,8 @@ import yaml
 
 from lada.matrix.rows import Row, write_csv, write_rows
 
-RUN_HEAD = ("arm", "at", "scenario", "dataset", "shots", "seed", "run_id", "git", "git_dirty", "amended_from")
-RUN_TAIL = ("code", "run_yaml", "packages", "weights", "machine")
+RUN_HEAD = ("arm", "at", "scenario", "dataset", "shots", "seed", "run_id", "size")
+RUN_TAIL = ("git", "git_dirty", "amended_from", "code", "run_yaml", "packages", "weights", "machine")
 
 
 def row(arm: str, value: float, metric: str = "accuracy", **changes: Any) -> Row:
@@ -34,7 +34,7 @@ def run_rows(rows: Iterable[Row]) -> list[tuple[Any, ...]]:
     for cell, one in cells.items():
         point = f"-{one.at.replace(' ', '-')}" if one.at else ""
         run_id = f"{one.scenario}-{one.arm}-{one.dataset}-{one.shots}shot-s{one.seed}{point}"
-        made = ("c0ffee", "False", "", "abc", f"yaml{one.seed}", "numpy=2", "w", "x86_64")
+        made = ("tiny", "c0ffee", "False", "", "abc", f"yaml{one.seed}", "numpy=2", "w", "x86_64")
         found.append((*cell, run_id, *made))
     return sorted(found)
 
