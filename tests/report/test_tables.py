@@ -136,6 +136,10 @@ def test_best_rounds_are_beside_the_last_ones(tmp_path: Path) -> None:
     rows += [row("lada", value, round=number, seed=1) for number, value in enumerate((0.9, 0.5, 0.6))]
     found = entry(built(tmp_path, rows), "lada")
     assert found.mean == pytest.approx(60) and found.best_round == pytest.approx(65)
+    rows.append(row("lada", math.nan, round=3, seed=1))
+    rows.append(row("lada", 0.6, round=3, seed=0))
+    found = entry(built(tmp_path, rows), "lada")
+    assert found.seeds == (0,) and found.best_round == pytest.approx(70), "of the seeds that count"
 
 
 def test_table_5_has_settings_and_arms_in_rows(tmp_path: Path) -> None:
