@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from lada.errors import ConfigError
 from lada.report.layout import Entry, Key, Table, letter
 from lada.report.render import number, paper_text, shown_part, value_text
 
@@ -14,6 +15,7 @@ SPECIAL = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     **{sign: f"${sign}$" for sign in "<>|+="},
+    **{sign: f"{{{sign}}}" for sign in "[]*"},
     "−": "$-$",
     "±": r"$\pm$",
     "–": "--",
@@ -21,6 +23,8 @@ SPECIAL = {
     "λ": r"$\lambda$",
     "…": r"\ldots{}",
 }
+LATIN_END = "\u0180"
+"""Letters before it are known to every pdflatex."""
 WIDEST = 8
 """Columns that stand side by side on a page."""
 STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
@@ -31,11 +35,12 @@ def escape(text: str) -> str:
     """Plain text for LaTeX's text mode.
 
     Raises:
-        AssertionError: a sign that `SPECIAL` lacks: pdflatex would stop at it.
+        ConfigError: a label has a sign at which pdflatex would stop.
     """
-    escaped = "".join(SPECIAL.get(sign, sign) for sign in text)
-    assert escaped.isascii(), f"no LaTeX for a sign of {text!r}"
-    return escaped
+    for sign in text:
+        if sign not in SPECIAL and not sign.isascii() and not (sign.isalpha() and sign < LATIN_END):
+            raise ConfigError(f"'{text}': no LaTeX is known for '{sign}'")
+    return "".join(SPECIAL.get(sign, sign) for sign in text)
 
 
 def to_latex(table: Table) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from lada.errors import ConfigError
 from lada.report.export import ENDINGS, LONG, write_tables
 from lada.report.latex import escape, to_latex
 from lada.report.layout import Comparison, Entry, Table, letter
@@ -123,15 +124,16 @@ def test_latex_escapes_and_every_row_has_all_its_columns() -> None:
     assert escape("a_b & 50 % <x> ± −1 α {y} \\") == (
         r"a\_b \& 50 \% $<$x$>$ $\pm$ $-$1 $\alpha$ \{y\} \textbackslash{}"
     )
-    with pytest.raises(AssertionError, match="no LaTeX"):
-        escape("€")
+    assert escape("[addition]*, é") == "{[}addition{]}{*}, é", "a row may begin with it"
+    with pytest.raises(ConfigError, match="'5 €': no LaTeX is known for '€'"):
+        escape("5 €")
     text = to_latex(TABLE)
     rows = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
     assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {4}
     assert r"\textit{50.0}$_{\pm 1.3}$" in text and r"\textbf{60.0}\textsuperscript{a,b}" in text
     assert r"$-$1.2$_{\pm 0.5}$\textsuperscript{***}" in text
     assert r"\multicolumn{2}{c}{One-shot}" in text and r"\cmidrule(lr){3-4}\cmidrule(lr){5-5}" in text
-    assert r"{\tiny [48.0, $+$2.0]}" in text
+    assert r"{\tiny {[}48.0, $+$2.0{]}}" in text
     assert r"\caption{Made up \& small}" in text
 
 
