@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -11,6 +12,7 @@ from matplotlib.patches import Patch
 
 from lada.report.results import PLACE, Results
 from lada.report.series import Place, exchanged, gaps, over_seeds, places, seeds_said
+from lada.report.stated import bytes_stated
 from lada.report.style import QUIET, Drawing, Look, drawing, legend, looks, panels, styled
 
 MEGABYTE = 1e6
@@ -49,7 +51,10 @@ def traffic(results: Results, name: str) -> Drawing:
             panel.set_ylabel(f"Sent per run ({word})")
         legend(figure, _keys(results, arms, look))
         caption = _caption(results, silent)
-        return drawing(name, figure, title="Communication per method", caption=caption, missing=gaps(results))
+        drawn = drawing(
+            name, figure, title="Communication per method", caption=caption, missing=gaps(results)
+        )
+    return replace(drawn, stated=bytes_stated(results, table["unicast"]))
 
 
 def _caption(results: Results, silent: Sequence[str]) -> str:

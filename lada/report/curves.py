@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lada.report.results import PLACE, Results
 from lada.report.series import Place, accuracies, gaps, over_seeds, parties, places, seeds_said, short
+from lada.report.stated import accuracies_stated
 from lada.report.style import Drawing, Look, absent, drawing, legend, looks, panels, styled, zoom
 
 LEAST_SPAN = 10.0
@@ -41,7 +43,8 @@ def rounds(results: Results, name: str) -> Drawing:
             f"Axes differ between panels and span at least {LEAST_SPAN:g} points. An arm without "
             "rounds (standalone) is a line at its only value."
         )
-        return drawing(name, figure, title="Accuracy per round", caption=caption, missing=gaps(results))
+        found = drawing(name, figure, title="Accuracy per round", caption=caption, missing=gaps(results))
+    return replace(found, stated=accuracies_stated(results, measured))
 
 
 def _panel(axes: Axes, rows: pd.DataFrame, look: Mapping[str, Look]) -> dict[str, Any]:

@@ -135,6 +135,8 @@ def index(tier: str, drawings: Sequence[Drawing], missing: Sequence[str]) -> str
     for drawing in drawings:
         lines += [f"## {drawing.title} ({drawing.name})", ""]
         lines += [f"![{drawing.title}]({drawing.name}.png)", "", drawing.caption, ""]
+        if drawing.stated:
+            lines += ["Stated in the paper's text:", "", *(f"- {one}" for one in drawing.stated), ""]
         if drawing.missing:
             lines += ["Missing:", "", *(f"- {one}" for one in drawing.missing), ""]
     if missing:

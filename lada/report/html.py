@@ -131,6 +131,7 @@ def _figure(drawing: Drawing) -> dict[str, Any]:
         "name": drawing.name,
         "title": drawing.title,
         "caption": drawing.caption,
+        "stated": drawing.stated,
         "missing": drawing.missing,
         "width": width,
         "height": height,

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from lada.config import SERVER
 from lada.report.curves import LEAST_SPAN, row_title
 from lada.report.results import PLACE, Results
-from lada.report.series import exchanged, gaps, last_accuracies, over_seeds, places, seeds_said
+from lada.report.series import exchanged, gaps, last_accuracies, of_bytes, over_seeds, places, seeds_said
 from lada.report.style import QUIET, Drawing, Look, absent, drawing, legend, looks, panels, styled, zoom
 
 WHO = {"clients": "clients' mean", SERVER: "server"}
@@ -91,14 +91,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, look: Mapping[str, Look]) -> dict[str
     zoom(axes, (rows["mean"] - spread).min(), (rows["mean"] + spread).max(), least=LEAST_SPAN)
     axes.set_xscale("log")
     axes.margins(x=0.15)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _bytes(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: of_bytes(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     return drawn
-
-
-def _bytes(value: float) -> str:
-    for scale, word in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if value >= scale:
-            return f"{value / scale:g} {word}"
-    return f"{value:g} B"

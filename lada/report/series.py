@@ -134,3 +134,11 @@ def seeds_said(results: Results, *, bands: bool = True) -> str:
         return "One seed, so no spread is drawn."
     number = f"{high} seeds" if low == high else f"{low} to {high} seeds"
     return f"Means over {number}{'; spread: one standard deviation over them' if bands else ''}."
+
+
+def of_bytes(value: float) -> str:
+    """Bytes as people read them: three significant digits and a unit."""
+    for scale, word in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if value >= scale:
+            return f"{value / scale:.3g} {word}"
+    return f"{value:.3g} B"

@@ -182,6 +182,7 @@ class Drawing:
         caption: what is drawn, what bands and bars mean, over how many seeds.
         missing: what the matrix has and the figure lacks.
         files: ending -> bytes.
+        stated: what the paper's text states of it, beside what was measured.
     """
 
     name: str
@@ -189,6 +190,7 @@ class Drawing:
     caption: str
     missing: tuple[str, ...]
     files: Mapping[str, bytes]
+    stated: tuple[str, ...] = ()
 
 
 def drawing(name: str, figure: Figure, *, title: str, caption: str, missing: Sequence[str] = ()) -> Drawing:

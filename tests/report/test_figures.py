@@ -275,6 +275,22 @@ def test_the_toy_has_a_line_per_control_and_its_slope(drawn: list[Figure]) -> No
     ]
 
 
+def test_what_the_papers_text_states_stands_beside_what_was_measured(tmp_path: Path) -> None:
+    lada = {"scenario": "1", "shots": 1, "party": "client-1"}
+    rows = [*ROWS, *series("lada", [0.3, 0.2, 0.4], **lada)]
+    rows += [row("lada", 1500.0, "bytes_sent/respond/server/responses", **{**lada, "party": "client-1"})]
+    results = load("table2", "lab", *write_results(tmp_path, "table2", rows, matrix=MATRIX))
+    accuracies = curves.rounds(results, "fig4").stated
+    assert "lada, lab-math, scenario 1, one-shot, client-1, round 1: paper 19.0, here 20.0" in accuracies
+    assert (
+        "lada, lab-math, scenario 1, one-shot, client-1, round 5: paper 25.8, here not measured" in accuracies
+    )
+    sent = bars.traffic(results, "fig5").stated
+    assert "FedKD, lab-math, zero-shot, scenario 1: paper 5.15 MB, here 2.5 kB" in sent
+    assert "lada, lab-math, one-shot, most of the scenarios: paper 6.71 MB, here 1.5 kB" in sent
+    assert "FedKD, lab-math, zero-shot, scenario 3: paper 6.56 MB, here not measured" in sent
+
+
 # -- how it looks
 
 
