@@ -52,7 +52,7 @@ def to_latex(table: Table) -> str:
         f"\\caption{{{escape(_untitled(table.title))}}}",
         f"\\label{{tab:{table.name}}}",
         r"\scriptsize",
-        r"\setlength{\tabcolsep}{2.5pt}\renewcommand{\arraystretch}{0.85}",
+        r"\setlength{\tabcolsep}{2pt}\renewcommand{\arraystretch}{0.85}",
         *_panels(table),
         *_notes(table),
         r"\end{table*}",
