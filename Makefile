@@ -196,7 +196,7 @@ report: $(VENV)/.ready ## results/<tier>/report.html: tables, figures, where the
 
 explain: $(VENV)/.ready ## where a number is from: CELL="table2/scenario 1/zero-shot/client-1/lada"
 	$(if $(CELL),,$(error name a cell: make explain CELL="table2/scenario 1/zero-shot/client-1/lada"))
-	$(REPORT) explain $(OF_TIER) "$(CELL)"
+	$(REPORT) explain $(OF_TIER) --runs $(RUNS) "$(CELL)"
 
 convergence: $(VENV)/.ready ## Section V's rate on a toy, with two controls: results/convergence.csv
 	$(BIN)/python -m lada.convergence
