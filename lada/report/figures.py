@@ -46,6 +46,7 @@ PLANS = (
             "table4": ("rounds", "pareto"),
             "table5": ("rounds", "diagnostics"),
             "lab-study": ("pareto", "diagnostics"),
+            "lab-selection": ("rounds", "diagnostics"),
         }.items()
         for kind, draw in {
             "rounds": curves.rounds,
