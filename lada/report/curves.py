@@ -18,6 +18,8 @@ from lada.report.style import Drawing, Look, absent, drawing, legend, looks, pan
 
 LEAST_SPAN = 10.0
 """Points that an accuracy axis spans at least."""
+MOST_BANDS = 6
+"""With more lines than this, bands would hide each other and are left out."""
 
 
 def rounds(results: Results, name: str) -> Drawing:
@@ -38,8 +40,9 @@ def rounds(results: Results, name: str) -> Drawing:
         figure.supxlabel("Round (0: after local training)", fontsize=7.5)
         figure.supylabel("Accuracy (%)", fontsize=7.5)
         legend(figure, {results.matrix.label(arm): handles[arm] for arm in look if arm in handles})
+        seeds = seeds_said(results, bands=len(look) <= MOST_BANDS)
         caption = (
-            f"Accuracy on each party's test questions after each round. {seeds_said(results)} "
+            f"Accuracy on each party's test questions after each round. {seeds} "
             f"Axes differ between panels and span at least {LEAST_SPAN:g} points. An arm without "
             "rounds (standalone) is a line at its only value."
         )
@@ -58,8 +61,8 @@ def _panel(axes: Axes, rows: pd.DataFrame, look: Mapping[str, Look]) -> dict[str
         if len(mine) == 1:
             mine = pd.concat([mine.assign(round=number) for number in range(last + 1)])
         if len(mine):
-            drawn[arm] = line(axes, mine, style)
-    spread = rows["std"].fillna(0)
+            drawn[arm] = line(axes, mine, style, with_band=len(look) <= MOST_BANDS)
+    spread = rows["std"].fillna(0) * (len(look) <= MOST_BANDS)
     zoom(axes, (rows["mean"] - spread).min(), (rows["mean"] + spread).max(), least=LEAST_SPAN)
     axes.set_xticks(range(last + 1))
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))

@@ -46,7 +46,7 @@ PLANS = (
             "table4": ("rounds", "pareto"),
             "table5": ("rounds", "diagnostics"),
             "lab-study": ("pareto", "diagnostics"),
-            "lab-selection": ("rounds", "diagnostics"),
+            "lab-selection": ("pareto", "diagnostics"),
         }.items()
         for kind, draw in {
             "rounds": curves.rounds,

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from lada.config import SERVER
-from lada.report.curves import line, row_title
+from lada.report.curves import MOST_BANDS, line, row_title
 from lada.report.results import PLACE, Results
 from lada.report.series import Place, over_seeds, places, seeds_said
 from lada.report.style import (
@@ -30,8 +30,6 @@ from lada.report.style import (
 )
 
 SIDES = ("clients", SERVER)
-MOST_BANDS = 5
-"""Lines of a panel from which on bands would hide each other."""
 
 
 @dataclass(frozen=True)
