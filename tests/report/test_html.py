@@ -224,4 +224,6 @@ def test_in_a_browser_everything_is_there_and_nothing_overflows(
         assert found["figures"] == [drawing.name for drawing in gallery.drawings]
         drawn = [png_size(drawing.files["png"])[0] for drawing in gallery.drawings]
         assert [natural for natural, _ in found["images"]] == drawn, "every image is decoded"
-        assert all(0 < shown <= width for _, shown in found["images"])
+        assert all(540 < shown <= max(width, 560) for _, shown in found["images"]), (
+            "legible: scrolls in a box of its own"
+        )
