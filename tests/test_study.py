@@ -9,8 +9,8 @@ import pytest
 
 from lada.config import CONFIGS
 from lada.errors import DataError
-from lada.matrix.definition import Matrix, read_matrix
 from lada.matrix.collect import paired
+from lada.matrix.definition import Matrix, read_matrix
 from lada.matrix.rows import Row, bytes_by_direction, read_rows, write_rows
 from lada.report.study import (
     accuracy_tables,
