@@ -1,4 +1,4 @@
-"""From an empty folder of runs to every table, figure and page, killed on the way: what `make` does for it."""
+"""From an empty folder of runs to every table, figure and page, killed on the way: what `make` does."""
 
 from __future__ import annotations
 
