@@ -112,7 +112,7 @@ def test_lab_models_refuses_an_unknown_name(clone: Path) -> None:
 def test_study_table_reads_the_committed_results(clone: Path) -> None:
     assert "<!-- lab-tuning -->\n| arm |" in README and "<!-- lab-threshold -->\n**Scenario 1" in README
     done = make(clone, "study-table STUDY_RUNS=none")
-    assert done.returncode == 0 and "holds no finished run of lab-study: nothing is written" in done.stderr
+    assert done.returncode == 0 and "holds no finished run of lab-study: nothing is written" in done.stdout
     assert (clone / "README.md").read_text(encoding="utf-8") == README, (
         "README's tables are not what the data say"
     )
