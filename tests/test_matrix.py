@@ -236,7 +236,8 @@ ARMS = {
 @pytest.mark.slow
 def test_a_matrix_runs_goes_on_and_is_collected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs, said = tmp_path / "runs", list[str]()
-    found = matrix(size="tiny", settings=SMALL, arms=ARMS, contrasts=[["lada", "standalone"]])
+    enough = {**SMALL, "data.num_test": 24}  # for some that one arm answers rightly and the other does not
+    found = matrix(size="tiny", settings=enough, arms=ARMS, contrasts=[["lada", "standalone"]])
     assert run_matrix(found, runs, jobs=2, report=said.append) == []
     assert said[0] == "3 runs: 0 finished, 3 to do, 2 at a time"
     assert said[-1].startswith("3/3 done: random, scenario 1") and "left" in said[-1]
@@ -279,8 +280,8 @@ def test_a_matrix_runs_goes_on_and_is_collected(tmp_path: Path, capsys: pytest.C
     assert {(row["size"], row["seed"], row["scenario"]) for row in made} == {("tiny", "0", "1")}
     assert len({row["code"] for row in made}) == 1 and all(len(row["weights"]) == 16 for row in made)
 
-    cases = [json.loads(line) for line in (tmp_path / "out" / "mine-cases.jsonl").open()]
-    check_cases(cases, lada.folder)
+    lines = (tmp_path / "out" / "mine-cases.jsonl").read_text(encoding="utf-8").splitlines()
+    check_cases([json.loads(line) for line in lines], lada.folder)
 
     ledger = random.folder / "ledger.jsonl"
     said_last = ledger.read_bytes()
