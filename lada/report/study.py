@@ -55,7 +55,9 @@ def _mean(rows: Sequence[Row], parties: Sequence[str], metric: str, *, signed: b
     if not values or len(values) != len(errors):
         return "-"
     mean, error = sum(values) / len(values), math.sqrt(sum(one * one for one in errors)) / len(errors)
-    return f"{100 * mean:{'+' if signed else ''}.1f} ± {100 * error:.1f}"
+    # Rounded first: no difference is -0.0.
+    points = round(100 * mean, 1) + 0.0
+    return f"{points:{'+' if signed and points else ''}.1f} ± {100 * error:.1f}"
 
 
 def last(rows: Iterable[Row], party: str, metric: str) -> list[float]:
