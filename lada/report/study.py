@@ -102,7 +102,8 @@ def contrast_table(matrix: Matrix, rows: Sequence[Row]) -> str:
             clients = [party for party in party_names(mine) if party != SERVER]
             for parties in (clients, [SERVER]):
                 cells.append(_mean(mine, parties, f"paired/{second}", signed=True))
-        lines.append(_line([f"{matrix.label(first)} − {matrix.label(second)}", *cells]))
+        if any(cell != "-" for cell in cells):
+            lines.append(_line([f"{matrix.label(first)} − {matrix.label(second)}", *cells]))
     return "\n".join(lines) + "\n"
 
 
