@@ -356,10 +356,11 @@ def test_the_exit_code_comes_out(inside: Inside, ending: str, code: int) -> None
 
 
 HEEDING = """
-import signal, sys
+import signal, sys, time
 signal.signal(signal.SIGUSR2, lambda *_: sys.exit(85))
 print("up", flush=True)
-signal.pause()
+while True:  # a signal between a check for one and pause() would be slept over
+    time.sleep(0.1)
 """
 WITH_CHILDREN = """
 import subprocess
@@ -368,7 +369,7 @@ print("up", flush=True)
 sleeps[0].wait()
 """
 RANK = """
-import os, signal, sys
+import os, signal, sys, time
 def warned(*_):
     assert open("/opt/requirements.lock").read(), "the image is still there"
     os.write(1, f"warned {os.environ['RANK']} of {os.environ['WORLD_SIZE']}\\n".encode())  # in one piece
@@ -376,7 +377,7 @@ def warned(*_):
 signal.signal(signal.SIGUSR2, warned)
 os.write(1, b"up\\n")
 while True:
-    signal.pause()
+    time.sleep(0.1)
 """
 
 
