@@ -16,7 +16,8 @@ import lada.methods
 ROOT = Path(__file__).parents[1]
 MEMBERS = {
     0: "errors faults config records answers prompts rundir payloads manifest exchange incoming plan ledger "
-    "lease driver diagnostics results inbox provenance policy space synthetic replay reuse communication",
+    "lease driver diagnostics results inbox provenance policy space synthetic replay reuse communication "
+    "architecture model_facts",
     1: "data",
     2: "models resume generation row_cache evaluation losses forward training training_state token_alignment "
     "vocabulary voting soft_targets knowledge labels selection socratic embedding writing lab "
