@@ -9,8 +9,8 @@
 
 SCENARIO ?= 1
 METHOD ?= lada
-DATASET ?= lab-math
-SIZE ?= quick
+DATASET ?= $(if $(filter paper,$(TIER)),mathinstruct,lab-math)
+SIZE ?= $(if $(filter paper,$(TIER)),paper,quick)
 LAUNCHER ?= inprocess
 RUNS ?= runs
 RESULTS ?= results
@@ -30,10 +30,14 @@ ifneq ($(JSON),)
 .SILENT:
 endif
 
-# Huge pages change no number and make large buffers cheaper; nothing is ever fetched from a model hub.
+# Huge pages change no number and make large buffers cheaper; only `make stage` fetches from a model hub.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
+# Paper tier: MODELS=<folder with one sub-folder per model>, instead of the cluster file's `models`.
+ifneq ($(MODELS),)
+export LADA_MODELS := $(abspath $(MODELS))
+endif
 
 RUN_OPTIONS = --scenario $(SCENARIO) --method $(METHOD) --dataset $(DATASET) --size $(SIZE) --runs $(RUNS) \
   $(if $(DATA),--data $(DATA)) $(if $(SHOTS),--shots $(SHOTS)) $(if $(SEED),--seed $(SEED)) \
@@ -42,7 +46,7 @@ RUN_OPTIONS = --scenario $(SCENARIO) --method $(METHOD) --dataset $(DATASET) --s
 NO_REUSE = $(if $(filter 0,$(REUSE)),--no-reuse)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run image submit resume cancel drive plan status watch logs cost gc doctor test test-cluster lint bench lab-models methods show lock clean matrix collect sweep tables figures report explain convergence study study-table cluster-up cluster-down
+.PHONY: help setup run image submit resume cancel drive plan status watch logs cost gc doctor stage test test-cluster lint bench lab-models methods show lock clean matrix collect sweep tables figures report explain convergence study study-table cluster-up cluster-down
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -79,7 +83,7 @@ endif
 
 submit: $(HOST_VENV) ## make or resume a run on a cluster (CLUSTER=<name of configs/clusters/*.yaml>)
 	@mkdir -p $(RUNS) && echo "$(CLUSTER)" > $(RUNS)/.cluster
-	$(JOBS) submit $(NO_REUSE) $(RUN_OPTIONS) $(if $(CLUSTER),--cluster $(CLUSTER))
+	$(JOBS) submit $(NO_REUSE) $(RUN_OPTIONS) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(MODELS),--models $(MODELS))
 
 resume: $(HOST_VENV) ## go on with a run: make resume RUN=runs/<run-id> (default: the newest)
 	$(JOBS) resume $(WHICH) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(AMEND),--amend)
@@ -90,7 +94,7 @@ cancel: $(HOST_VENV) ## cancel a run's driver and stages; resume goes on later
 drive: $(HOST_VENV) ## the driver's loop here, where sbatch is not allowed on compute nodes
 	$(JOBS) drive $(WHICH) $(NO_REUSE)
 
-plan: $(HOST_VENV) ## dry run: stages, batch scripts, totals, for RUN= or SCENARIO=… (FULL=1, JSON=1)
+plan: $(HOST_VENV) ## dry run: stages, batch scripts, totals (TIER=paper: memory, hours) for RUN= or SCENARIO=… (FULL=1, JSON=1)
 	$(JOBS) plan $(if $(RUN),$(WHICH),$(RUN_OPTIONS)) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(FULL),--full) $(AS_JSON)
 
 status: $(HOST_VENV) ## where a run stands (RUN=, default the newest; MATRIX=table2: all its runs; JSON=1)
@@ -110,6 +114,10 @@ gc: $(HOST_VENV) ## what of a run nothing reads again; YES=1 removes it (ONLY="s
 
 doctor: $(HOST_VENV) ## whether runs can work on this cluster, and what to mend (CLUSTER=, WAIT=seconds)
 	$(JOBS) doctor --runs $(RUNS) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(WAIT),--wait $(WAIT)) $(AS_JSON)
+
+stage: export HF_HUB_OFFLINE := 0
+stage: $(HOST_VENV) ## fetch models and data, where there is a network (DATASET=mathinstruct CLUSTER=; MODELS=<folder>: use those)
+	$(JOBS) stage --scenario $(SCENARIO) --dataset $(DATASET) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(MODEL),--model $(MODEL)) $(if $(MODELS),--models $(MODELS)) $(if $(FULL),--full) $(if $(DRY),--dry)
 
 show: $(VENV)/.ready ## the table of a run: make show RUN=runs/<run-id>
 	$(if $(RUN),,$(error name a run: make show RUN=runs/<run-id>))

@@ -1,7 +1,8 @@
 """`python -m jobs …`: what a person does on a cluster; the Makefile's targets call it.
 
 Exit codes: 0 done, 1 anything unforeseen, 2-9 as `python -m lada`, 13 Slurm is not there or refused,
-14 `doctor` found something broken, 85 the driver's time limit came and it could not requeue itself.
+14 `doctor` found something broken, 15 `stage`: the hub refuses, or something is not what the lock says,
+85 the driver's time limit came and it could not requeue itself.
 """
 
 from __future__ import annotations
@@ -13,7 +14,19 @@ from collections.abc import Sequence
 
 from lada.errors import exit_code
 
-COMMANDS = ("submit", "matrix", "driver_job", "plan_view", "status", "watch", "logs", "cost", "gc", "doctor")
+COMMANDS = (
+    "submit",
+    "matrix",
+    "driver_job",
+    "plan_view",
+    "status",
+    "watch",
+    "logs",
+    "cost",
+    "gc",
+    "doctor",
+    "staging",
+)
 """Modules of jobs/ that plug in commands."""
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from jobs.assumptions import Planning
 from lada.config import CONFIGS, Options, Positive, read_yaml, shipped, validate
 from lada.errors import ConfigError
 from lada.rundir import RunDir, write_atomic
@@ -30,6 +31,8 @@ class Resources(Options):
         nodes: of one stage.
         ranks: processes per node; torchrun where a stage has more than one in all. Choice: one, which sees
             all GPUs of its node, until stages are computed by several.
+        zero: what DeepSpeed shares among the ranks: 1 optimiser states, 2 gradients too, 3 weights too.
+        checkpointing: activations are computed again in the backward pass in place of being kept.
         cpus: per node.
         memory_gb: per node.
         minutes: time limit of one attempt.
@@ -40,6 +43,8 @@ class Resources(Options):
     gpus: Annotated[int, Field(ge=0)] = 0
     nodes: Positive = 1
     ranks: Positive = 1
+    zero: Literal[0, 1, 2, 3] = 0
+    checkpointing: bool = True
     cpus: Positive = 8
     memory_gb: Annotated[float, Field(gt=0)] = 32.0
     minutes: Positive = 720
@@ -93,6 +98,8 @@ class Cluster(Options):
         apptainer: the program, and options that go between it and ``exec``'s own.
         nvidia: ``--nv``: make the host's GPUs and driver visible inside.
         models: folder with one sub-folder per model (paper tier), read-only inside.
+        data: folder with one sub-folder per data set (paper tier), for what makes a run's folder: no stage
+            sees it.
         binds: further read-only folders, ``source`` or ``source:target``.
         environment: variables to set inside the container.
         setup: shell lines that run on the node before a stage, e.g. ``module load apptainer``.
@@ -101,6 +108,7 @@ class Cluster(Options):
         stages: ``sbatch`` submits each stage as a job of its own; ``inside`` runs them in the driver's own
             allocation, where compute nodes may not call sbatch.
         resources: by model size, smallest first; the first line whose ``up_to`` holds a model is taken.
+        planning: what `make plan` reckons with to tell memory and hours (paper tier); None: it does not.
     """
 
     name: str
@@ -116,6 +124,7 @@ class Cluster(Options):
     apptainer: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = ("apptainer",)
     nvidia: bool = True
     models: str | None = None
+    data: str | None = None
     binds: Annotated[tuple[str, ...], Field(strict=False)] = ()
     environment: dict[str, str] = Field(default_factory=dict)
     setup: Annotated[tuple[str, ...], Field(strict=False)] = ()
@@ -125,6 +134,7 @@ class Cluster(Options):
     driver: DriverJob = DriverJob()
     patience: Patience = Patience()
     resources: Annotated[tuple[Resources, ...], Field(min_length=1, strict=False)]
+    planning: Planning | None = None
 
     @field_validator("resources")
     @classmethod
@@ -143,6 +153,11 @@ class Cluster(Options):
     def models_path(self) -> Path | None:
         """The folder of models, absolute."""
         return None if self.models is None else ROOT / expand(self.models)
+
+    @property
+    def data_path(self) -> Path | None:
+        """The folder of data sets, absolute."""
+        return None if self.data is None else ROOT / expand(self.data)
 
     def resources_for(self, model: str) -> Resources:
         """The line of ``resources`` for a model.

@@ -159,8 +159,17 @@ def host_binds(
     paths = [path.absolute() for path in files]
     outside = [path for path in paths if not any(path.is_relative_to(ROOT / folder) for folder in CODE)]
     found = [*_scratch(scratch), *_code(), Bind(runs.absolute(), runs.absolute(), writable=True)]
+    data = data_folder(cluster, job)
+    outside += [data] if data is not None and data.is_dir() else []
     found += [Bind(path, path) for path in outside]
     return _checked([*found, *_models(cluster, job, needed=False), *_site(cluster)])
+
+
+def data_folder(cluster: Cluster, job: Mapping[str, str]) -> Path | None:
+    """The folder of staged data sets: whole files, with the answers, which no stage may see."""
+    if cluster.data_path is not None:
+        return cluster.data_path
+    return Path(job["LADA_DATA"]).absolute() if job.get("LADA_DATA") else None
 
 
 def container_argv(

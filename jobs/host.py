@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.cluster import ROOT, Cluster
-from jobs.container import container_argv, container_environment, host_binds
+from jobs.container import container_argv, container_environment, data_folder, host_binds
 from jobs.image import image_digest, make_image
 from lada.errors import ConfigError, LadaError
 from lada.provenance import check_host, host_facts
@@ -40,7 +40,11 @@ def lada_command(
     runs.mkdir(parents=True, exist_ok=True)
     binds = host_binds(cluster, runs.resolve(), files=files)
     argv = container_argv(cluster, binds, ["python", "-m", "lada", *arguments], pwd=ROOT)
-    return argv, container_environment(cluster, threads=None, job=os.environ)
+    environment = container_environment(cluster, threads=None, job=os.environ)
+    data = data_folder(cluster, os.environ)
+    if data is not None:
+        environment["APPTAINERENV_LADA_DATA"] = str(data)
+    return argv, environment
 
 
 def run_lada(cluster: Cluster, arguments: Sequence[str], *, runs: Path, files: Sequence[Path] = ()) -> str:

@@ -31,6 +31,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     submit = commands.add_parser("submit", help="make or resume a run and submit its driver")
     add_asked(submit)
     add_no_reuse(submit)
+    submit.add_argument("--models", help="folder of models, instead of the cluster file's (paper tier)")
     submit.set_defaults(command=_submit)
     resume = commands.add_parser("resume", help="submit the driver of a run that is there")
     resume.add_argument("--run", help="the run's folder or id; default: the newest")
@@ -71,6 +72,8 @@ def heed_no_reuse(options: argparse.Namespace) -> None:
 def _submit(options: argparse.Namespace) -> int:
     heed_no_reuse(options)
     cluster = find_cluster(options.cluster)
+    if options.models:
+        cluster = cluster.model_copy(update={"models": str(Path(options.models).resolve())})
     ensure_image(cluster)
     return submit_driver(make_run(options, cluster), cluster)
 

@@ -22,6 +22,7 @@ from lada.plan import read_plan
 from lada.records import Item, Record, Replayed, dump_jsonl
 from lada.replay import find_replayed, selections
 from lada.rundir import RunDir, dump_json, set_aside, sha256, write_atomic
+from lada.staged import data_file, weights_digest
 
 
 def resolve_run(found: Iterable[Layer]) -> RunConfig:
@@ -114,6 +115,7 @@ def _create(run: RunDir, config: RunConfig, now: dict[str, Any]) -> list[str]:
 
 def _request(config: RunConfig) -> Request:
     seed = config.dataset.split_seed
+    file = config.dataset.file
     return Request(
         dataset=config.dataset.name,
         server=config.party(SERVER).model,
@@ -122,7 +124,8 @@ def _request(config: RunConfig) -> Request:
         num_test=config.data.num_test,
         num_public=config.data.num_public,
         seed=config.seed if seed is None else seed,
-        file=None if config.dataset.file is None else Path(config.dataset.file),
+        # A staged file's place is a fact of the site, so that it does not stand in run.yaml.
+        file=data_file(config.dataset.name) if file is None else Path(file),
     )
 
 
@@ -162,8 +165,4 @@ def _write_data(
 
 def _weights(config: RunConfig) -> dict[str, str]:
     folder = model_folder(config)
-    found = {}
-    for party in config.parties:
-        path = folder(party.model) / "model.safetensors"
-        found[party.model] = sha256(path.read_bytes()) if path.is_file() else "missing"
-    return found
+    return {party.model: weights_digest(folder(party.model)) or "missing" for party in config.parties}

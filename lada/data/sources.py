@@ -26,7 +26,10 @@ def local_file(request: Request) -> Path:
         ConfigError: when the run names none. DataError: when it does not exist.
     """
     if request.file is None:
-        raise ConfigError(f"dataset '{request.dataset}' is read from a local file: give DATA=<file>")
+        raise ConfigError(
+            f"dataset '{request.dataset}' is read from a local file: give DATA=<file>, or stage it with "
+            f"`make stage DATASET={request.dataset}` (without a cluster file LADA_DATA names the folder)"
+        )
     if not request.file.is_file():
         raise DataError(f"{request.file}: no such file (dataset '{request.dataset}'): give DATA=<file>")
     return request.file

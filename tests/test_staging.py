@@ -1,0 +1,542 @@
+"""`make stage`: from a hub on this machine, with a real one's faults, to folders that runs find by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import jobs.staging_lock as lock_module
+from jobs import staging_disk, staging_hub
+from jobs.__main__ import main
+from jobs.cluster import ROOT
+from jobs.staging_lock import LOCK, differences, read_lock, write_locked
+from jobs.staging_plan import models_of
+from lada.config import CONFIGS, read_yaml
+from lada.staged import RECORD, read_record, read_sources, weights_digest
+from tests.fake_hub import TOKEN, Hub, serve
+
+QWEN, LLAMA = "Qwen/Qwen3-32B", "meta-llama/Meta-Llama-3-8B"
+DATA = "datasets/TIGER-Lab/MathInstruct"
+SHARD = "model-00001-of-00002.safetensors"
+
+
+def model_files(seed: str, size: int = 3000) -> dict[str, bytes]:
+    """A repository as models have them: what is taken, and what is left."""
+    shards = {SHARD: seed, "model-00002-of-00002.safetensors": f"{seed}2"}
+    index = {"weight_map": {f"layer.{number}": name for number, name in enumerate(shards)}}
+    return {
+        ".gitattributes": b"*.safetensors filter=lfs",
+        ".staged.json": b"{}",
+        "README.md": b"# card",
+        "LICENSE": b"terms",
+        "config.json": json.dumps({"model_type": "qwen3", "seed": seed}).encode(),
+        "tokenizer.json": b"{}",
+        "model.safetensors.index.json": json.dumps(index).encode(),
+        "pytorch_model.bin": b"pickled",
+        "model-q4.gguf": b"gguf",
+        "original/consolidated.00.pth": b"pickled",
+        "onnx/config.json": b"{}",
+        **{name: hashlib.sha256(text.encode()).digest() * (size // 32) for name, text in shards.items()},
+    }
+
+
+TAKEN = ["LICENSE", "config.json", SHARD, "model-00002-of-00002.safetensors"]
+TAKEN += ["model.safetensors.index.json", "tokenizer.json"]
+
+
+class Site:
+    """Folders, a lock file, a hub, and the command."""
+
+    def __init__(self, root: Path, hub: Hub, say: Callable[[], tuple[str, str]]) -> None:
+        self.root, self.hub, self._say = root, hub, say
+        self.models, self.data, self.lock = root / "models", root / "data", root / "lock.json"
+        self.lock.write_text('{"models": {}, "datasets": {}}')
+        hub.repo(f"models/{QWEN}", model_files("qwen"))
+        hub.repo(f"models/{LLAMA}", model_files("llama"), gated=True)
+        hub.repo(DATA, {"README.md": b"card", "MathInstruct.json": b"[]" * 500})
+
+    def stage(self, *more: str, dataset: str = "mathinstruct", scenario: str = "one-client") -> int:
+        self.code = main(["stage", "--scenario", scenario, "--dataset", dataset, *more])
+        self.out, self.error = self._say()
+        return self.code
+
+    def files(self, model: str) -> list[str]:
+        return sorted(path.name for path in (self.models / model).iterdir())
+
+    def entry(self, name: str = QWEN, kind: str = "models") -> dict[str, object]:
+        found = json.loads(self.lock.read_text())[kind][name]
+        assert isinstance(found, dict)
+        return found
+
+
+@pytest.fixture()
+def hub() -> Iterator[Hub]:
+    with serve() as found:
+        yield found
+
+
+@pytest.fixture()
+def site(
+    tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Site:
+    found = Site(tmp_path, hub, lambda: capsys.readouterr())
+    monkeypatch.setattr(lock_module, "LOCK", found.lock)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100)
+    monkeypatch.setattr(staging_hub, "PAUSES", (0.01, 0.01))
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+    environment = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "NO_PROXY": "127.0.0.1,localhost"}
+    environment |= {"LADA_MODELS": str(found.models), "LADA_DATA": str(found.data)}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return found
+
+
+# -- what is fetched, and where it goes
+
+
+def test_a_scenario_and_its_data_are_staged_pinned_and_found_by_name(site: Site) -> None:
+    assert site.stage() == 0, site.error
+    assert site.files("Qwen3-32B") == sorted([RECORD, *TAKEN])
+    assert (site.data / "mathinstruct" / "MathInstruct.json").read_bytes() == b"[]" * 500
+    assert not list(site.models.glob(".staging/*")) and not list(site.data.glob(".staging/*"))
+    entry = site.entry()
+    assert entry["revision"] == site.hub.repos[f"models/{QWEN}"].main
+    content = model_files("qwen")[SHARD]
+    assert entry["files"][SHARD] == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}  # type: ignore[index]
+    assert sorted(entry["files"]) == sorted(TAKEN)  # type: ignore[call-overload]
+    assert site.entry("TIGER-Lab/MathInstruct", "datasets")["revision"] == site.hub.repos[DATA].main
+    assert "gated (the Meta Llama 3 community licence)" in site.out and "All is there" in site.out
+
+
+def test_the_second_time_nothing_is_asked_of_the_hub(site: Site) -> None:
+    site.stage()
+    before = site.lock.read_bytes()
+    site.hub.requests.clear()
+    assert site.stage() == 0 and site.out.count("staged, as in the lock") == 3
+    assert site.stage("--full") == 0
+    assert site.hub.requests == [] and site.lock.read_bytes() == before
+
+
+def test_a_dry_run_says_sizes_and_writes_nothing(site: Site) -> None:
+    before = site.lock.read_bytes()
+    assert site.stage("--dry") == 0
+    assert "newest, to be pinned" in site.out and "6 files" in site.out
+    assert not site.models.exists() and site.lock.read_bytes() == before
+    assert not site.hub.fetched(".json")
+
+
+def test_the_lab_data_needs_no_staging_and_unknown_data_is_refused(site: Site) -> None:
+    assert site.stage(dataset="lab-math") == 0 and not site.data.exists()
+    assert site.stage(dataset="aqua-rat") == 2 and "DATA=<file>" in site.error
+    assert site.stage(dataset="mathinstrukt") == 2 and "mathinstruct" in site.error
+    assert site.stage(scenario="7") == 2 and "five-clients" in site.error
+
+
+def test_further_models_can_be_named(site: Site) -> None:
+    site.hub.repo("models/Qwen/Qwen3-0.6B", model_files("small"))
+    assert site.stage("--model", "Qwen/Qwen3-0.6B", "--scenario", dataset="lab-math") == 0
+    assert [path.name for path in site.models.iterdir() if path.name != ".staging"] == ["Qwen3-0.6B"]
+
+
+def test_the_cluster_file_names_the_folders(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = site.root / "mine.yaml"
+    text = "models: {root}/m\ndata: {root}/d\nresources: [{{up_to: 80}}]\n"
+    cluster.write_text(text.format(root=site.root))
+    monkeypatch.delenv("LADA_MODELS")
+    assert site.stage("--cluster", str(cluster)) == 0
+    assert (site.root / "m" / "Qwen3-32B").is_dir() and (site.root / "d" / "mathinstruct").is_dir()
+    cluster.write_text(f"models: {site.root}/m\nresources: [{{up_to: 80}}]\n")
+    monkeypatch.delenv("LADA_DATA")
+    assert site.stage("--cluster", str(cluster)) == 2
+    assert "mine.yaml names no `data` folder" in site.error and "LADA_DATA" in site.error
+    assert site.stage() == 2 and "CLUSTER=<name>" in site.error
+
+
+# -- pins
+
+
+def test_the_pinned_commit_stays_when_the_branch_moves_on(site: Site) -> None:
+    site.stage()
+    shutil.rmtree(site.models)
+    pinned = site.entry()
+    site.hub.repos[f"models/{QWEN}"].push(model_files("newer"))
+    assert site.stage() == 0
+    assert site.entry() == pinned and b'"qwen"' in (site.models / "Qwen3-32B" / "config.json").read_bytes()
+
+
+def test_a_commit_that_is_gone_from_the_hub(site: Site) -> None:
+    site.stage()
+    shutil.rmtree(site.models)
+    repo = site.hub.repos[f"models/{QWEN}"]
+    repo.commits.clear()
+    repo.push(model_files("rewritten history"))
+    assert site.stage() == 15
+    assert "does not have the commit" in site.error and "`revision` to null" in site.error
+    assert not (site.models / "Qwen3-32B").exists()
+
+
+def test_a_hub_that_changed_what_a_commit_holds_is_refused_before_fetching(site: Site) -> None:
+    site.stage()
+    shutil.rmtree(site.models)
+    repo = site.hub.repos[f"models/{QWEN}"]
+    repo.commits[repo.main][SHARD] = b"x" * 2976
+    site.hub.requests.clear()
+    assert site.stage() == 15 and f"{SHARD} is another file" in site.error
+    del repo.commits[repo.main][SHARD]
+    assert site.stage() == 15 and f"{SHARD} is not there" in site.error
+    assert not site.hub.fetched(".safetensors")
+
+
+def test_a_small_file_that_changed_is_seen_by_the_lock(site: Site) -> None:
+    """The hub lists no sha256 of small files; an unfaithful mirror is found out when they are there."""
+    site.stage()
+    shutil.rmtree(site.models)
+    repo = site.hub.repos[f"models/{QWEN}"]
+    repo.commits[repo.main]["LICENSE"] = b"TERMS"
+    assert site.stage() == 15 and "LICENSE has hash" in site.error and "the lock says" in site.error
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda folder: (folder / SHARD).write_bytes(b"x" * 2976), f"{SHARD} has sha256"),
+        (lambda folder: (folder / SHARD).write_bytes(b"x"), f"{SHARD} has 1 bytes"),
+        (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
+    ],
+)
+def test_a_staged_folder_that_changed_is_refused(
+    site: Site, change: Callable[[Path], object], said: str
+) -> None:
+    site.stage()
+    change(site.models / "Qwen3-32B")
+    assert site.stage() == 15
+    assert said in site.error and "Move the folder away" in site.error
+
+
+def test_only_a_full_check_sees_what_left_size_and_time_alone(site: Site) -> None:
+    site.stage()
+    path = site.models / "Qwen3-32B" / SHARD
+    status = path.stat()
+    path.write_bytes(b"x" * status.st_size)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert site.stage() == 0
+    assert site.stage("--full") == 15 and f"{SHARD} has sha256" in site.error
+
+
+def test_a_colleagues_folder_is_adopted_into_an_empty_lock(site: Site) -> None:
+    site.stage()
+    before = json.loads(site.lock.read_text())
+    site.lock.write_text('{"models": {}, "datasets": {}}')
+    site.hub.requests.clear()
+    assert site.stage() == 0 and site.hub.requests == []
+    assert json.loads(site.lock.read_text()) == before
+
+
+def test_a_folder_of_unknown_origin_is_verified_or_refused(site: Site) -> None:
+    site.stage()
+    (site.models / "Qwen3-32B" / RECORD).unlink()
+    assert site.stage() == 0, "the lock knows its files"
+    (site.models / "Qwen3-32B" / RECORD).unlink()
+    (site.data / "mathinstruct" / RECORD).unlink()
+    site.lock.write_text('{"models": {}, "datasets": {}}')
+    assert site.stage(dataset="lab-math") == 15 and f"MODELS={site.models}" in site.error
+    assert site.stage("--scenario") == 15
+    assert f"DATA={site.data}/mathinstruct/MathInstruct.json" in site.error
+
+
+def test_what_differs_is_listed() -> None:
+    file = lock_module.LockedFile(size=1, sha256="a" * 64)
+    other = lock_module.LockedFile(size=1, sha256="b" * 64)
+    lines = differences({"a": file, "b": file, "c": file}, {"b": other, "c": file, "d": file})
+    assert [line.split()[0] for line in lines] == ["a", "b", "d"]
+
+
+# -- a bad network, a bad hub
+
+
+def test_a_cut_connection_is_gone_on_with_where_it_broke(site: Site) -> None:
+    site.hub.cuts[SHARD] = [1000, 500]
+    assert site.stage() == 0, site.error
+    elsewhere = [asked for _, path, asked, _ in site.hub.requests if "/elsewhere/models/Qwen" in path]
+    assert "bytes=1000-" in elsewhere and "bytes=1500-" in elsewhere
+
+
+def test_a_server_that_fails_for_a_while(site: Site) -> None:
+    site.hub.failing[SHARD] = 2
+    assert site.stage() == 0
+    site.hub.failing["MathInstruct.json"] = 3
+    shutil.rmtree(site.data)
+    assert site.stage() == 15 and "answered 503" in site.error and "goes on" in site.error
+
+
+def test_wrong_bytes_are_thrown_away_and_nothing_gets_its_name(site: Site) -> None:
+    site.hub.swapped[SHARD] = b"x" * 2976
+    assert site.stage() == 15
+    assert f"{SHARD} has hash" in site.error and "the hub says" in site.error and "mirror" in site.error
+    assert not (site.models / "Qwen3-32B").exists()
+    assert not list(site.models.rglob(f"{SHARD}*"))
+    site.hub.swapped.clear()
+    assert site.stage() == 0
+
+
+def test_a_small_file_of_wrong_bytes(site: Site) -> None:
+    site.hub.swapped["LICENSE"] = b"sales"
+    assert site.stage() == 15 and "LICENSE has hash" in site.error
+
+
+def test_a_part_that_the_disk_spoiled_is_fetched_again_from_its_beginning(site: Site) -> None:
+    revision = site.hub.repos[f"models/{QWEN}"].main
+    place = site.models / ".staging" / f"Qwen3-32B@{revision[:12]}"
+    place.mkdir(parents=True)
+    (place / f"{SHARD}.part").write_bytes(b"?" * 1000)
+    (place / "tokenizer.json").write_bytes(b"spoiled, and too long")
+    (place / "of-another-choice.bin").write_bytes(b"old")
+    assert site.stage() == 0, site.error
+    asked = [
+        one for _, path, one, _ in site.hub.requests if "elsewhere/models/Qwen" in path and SHARD in path
+    ]
+    assert asked == ["bytes=1000-", ""]
+    assert site.files("Qwen3-32B") == sorted([RECORD, *TAKEN])
+
+
+def test_no_network_is_said_as_such(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert site.stage() == 15 and "cannot be reached" in site.error and "HF_ENDPOINT=" in site.error
+
+
+def test_the_offline_switch_is_said_as_such(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert site.stage() == 2 and "HF_HUB_OFFLINE=1" in site.error
+
+
+def test_a_repository_without_safetensors_or_with_too_few(site: Site) -> None:
+    files = model_files("qwen")
+    repo = site.hub.repos[f"models/{QWEN}"]
+    repo.push({name: content for name, content in files.items() if not name.endswith(".safetensors")})
+    assert site.stage() == 15 and "no weights as safetensors" in site.error
+    repo.push({name: content for name, content in files.items() if name != SHARD})
+    assert site.stage() == 4 and f"lacks {SHARD}" in site.error
+    assert not (site.models / "Qwen3-32B").exists()
+
+
+# -- licences and tokens
+
+
+def test_without_a_token_every_gated_model_is_named_before_anything_is_fetched(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    gemma = ("google/gemma-2-2b", "google/gemma-2-27b")
+    for name in gemma:
+        site.hub.repo(f"models/{name}", model_files(name), gated=True)
+    assert site.stage(scenario="1") == 15
+    for name in (*gemma, LLAMA):
+        assert f"{site.hub.url}/{name} is gated" in site.error
+    assert "settings/tokens" in site.error and "hf auth login" in site.error and "HF_TOKEN=" in site.error
+    assert not site.models.exists() and not site.hub.fetched(".safetensors")
+    assert json.loads(site.lock.read_text())["models"] == {}
+
+
+def test_a_token_whose_owner_did_not_agree(site: Site) -> None:
+    site.hub.repos[f"models/{LLAMA}"].granted = False
+    assert site.stage() == 15
+    assert "agree to the Meta Llama 3 community licence" in site.error
+
+
+def test_a_token_that_is_no_good(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_expired")
+    assert site.stage() == 15 and "refuses this token (401)" in site.error and "hf_expired" not in site.error
+
+
+def test_a_missing_repository(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert site.stage("--model", "Qwen/Qwen9-1B") == 15 and "no such repository (404)" in site.error
+    monkeypatch.delenv("HF_TOKEN")
+    site.hub.repos[f"models/{LLAMA}"].gated = False
+    assert site.stage("--model", "Qwen/Qwen9-1B") == 15
+    assert "wants a token (401), or there is no such repository" in site.error
+
+
+def test_the_token_goes_to_the_hub_alone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not to where large files are, not onto the terminal, not into a file."""
+    monkeypatch.delenv("HF_TOKEN")
+    (site.root / "no-token").write_text(TOKEN)  # of `hf auth login`
+    assert site.stage() == 0, site.error
+    shown = {path.split("/")[1]: token for _, path, _, token in site.hub.requests}
+    assert shown["api"] and shown["meta-llama"] and not shown["elsewhere"]
+    assert TOKEN not in site.out + site.error
+    (site.root / "no-token").unlink()
+    for path in site.root.rglob("*"):
+        assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
+
+
+# -- room, kills, company
+
+
+def test_too_little_space_is_noticed_before_anything_is_fetched(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10_000))
+    assert site.stage() == 12
+    assert "10.0 kB free" in site.error and "13.2 kB are to be fetched" in site.error, "both folders' files"
+    assert not site.hub.fetched(".safetensors")
+    monkeypatch.setattr(staging_disk, "MARGIN", 0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=20_000))
+    assert site.stage() == 0
+
+
+def test_a_disk_that_is_full_all_the_same(site: Site, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            staging_hub.os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(122, "Quota"))
+        )
+        assert site.stage() == 12 and "Quota" in site.error
+    assert not (site.models / "Qwen3-32B").exists()
+    assert site.stage() == 0
+
+
+WITH_LOCK = """
+import pathlib, sys
+import huggingface_hub.constants
+import jobs.staging_lock
+from jobs.__main__ import main
+
+huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 10_000
+jobs.staging_lock.LOCK = pathlib.Path(sys.argv[1])
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def test_a_killed_staging_goes_on_where_it_was(site: Site) -> None:
+    site.hub.repos[f"models/{QWEN}"].push(model_files("long", 320_000))
+    site.hub.hold[SHARD] = 100_000
+    command = [sys.executable, "-c", WITH_LOCK, str(site.lock), "stage", "--scenario", "one-client"]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "0"})
+    assert site.hub.held.wait(60)
+    (part,) = site.models.rglob(f"{SHARD}.part")
+    while part.stat().st_size < 80_000 and process.poll() is None:
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    site.hub.hold.clear()
+    site.hub.release.set()
+    assert not (site.models / "Qwen3-32B").exists()
+    first = site.hub.repos[f"models/{QWEN}"].main
+    site.hub.repos[f"models/{QWEN}"].push(model_files("newer"))
+    site.hub.requests.clear()
+    assert site.stage() == 0, site.error
+    assert site.entry()["revision"] == first, "the commit that the killed one had begun with"
+    resumed = [asked for _, path, asked, _ in site.hub.requests if path.endswith(f"{first}/{SHARD}")]
+    assert len(set(resumed)) == 1 and 80_000 <= int(resumed[0][6:-1]) <= 100_000
+
+
+def test_two_stagings_of_one_model_do_not_meet(site: Site) -> None:
+    from lada.lease import lease
+
+    (site.models / ".staging").mkdir(parents=True)
+    with lease(site.models / ".staging" / "Qwen3-32B.lease"):
+        assert site.stage() == 9
+    assert f"process {os.getpid()}" in site.error and "stages Qwen/Qwen3-32B" in site.error
+    assert site.stage() == 0
+
+
+def test_the_lock_keeps_other_entries(tmp_path: Path) -> None:
+    path = tmp_path / "lock.json"
+    path.write_text('{"models": {"a/b": {"revision": null, "files": {}}}, "datasets": {}}')
+    write_locked("model", "c/d", lock_module.Locked(revision="0" * 40), path)
+    assert list(read_lock(path).models) == ["a/b", "c/d"]
+
+
+# -- MODELS=<folder>
+
+
+def copy_of(model: str, folder: Path) -> Path:
+    for name, content in model_files(model).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    (folder / RECORD).unlink()
+    return folder
+
+
+def test_models_on_disk_are_used_and_said_to_be_unverified(site: Site) -> None:
+    own = site.root / "own"
+    copy_of("qwen", own / "Qwen3-32B")
+    assert site.stage("--models", str(own)) == 2
+    assert f"has no {own}/Meta-Llama-3-8B" in site.error
+    copy_of("llama", own / "Meta-Llama-3-8B")
+    assert site.stage("--models", str(own), dataset="lab-math") == 0
+    assert site.out.count("unverified: the lock has no sha256 of it") == 2 and site.hub.requests == []
+    assert json.loads(site.lock.read_text())["models"] == {}
+    record = read_record(own / "Qwen3-32B")
+    assert record is not None and record.revision is None and sorted(record.files) == sorted(TAKEN)
+    assert not site.models.exists()
+
+
+def test_models_on_disk_are_held_against_the_lock(site: Site) -> None:
+    site.stage()
+    own = site.root / "own"
+    copy_of("qwen", own / "Qwen3-32B")
+    copy_of("llama", own / "Meta-Llama-3-8B")
+    (own / "Qwen3-32B" / "LICENSE").unlink()
+    (own / "Qwen3-32B" / "vocab.json").write_text("{}")
+    assert site.stage("--models", str(own)) == 0
+    assert "5 files as in the lock, not in the lock: vocab.json" in site.out
+    record = read_record(own / "Qwen3-32B")
+    assert record is not None and record.revision == site.entry()["revision"]
+    (own / "Qwen3-32B" / SHARD).write_bytes(b"x" * 2976)
+    assert site.stage("--models", str(own)) == 15 and f"{SHARD} has sha256" in site.error
+    (own / "Qwen3-32B" / SHARD).unlink()
+    assert site.stage("--models", str(own)) == 4 and f"lacks {SHARD}" in site.error
+
+
+# -- what runs make of it
+
+
+def test_weights_have_one_digest_wherever_it_comes_from(site: Site) -> None:
+    site.stage()
+    folder = site.models / "Qwen3-32B"
+    known = weights_digest(folder)
+    (folder / RECORD).unlink()
+    assert weights_digest(folder) == known, "computed"
+    (folder / SHARD).write_bytes(b"other")
+    assert weights_digest(folder) != known
+    assert weights_digest(site.root / "nowhere") is None
+
+
+def test_the_digest_of_one_file_is_its_sha256(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    assert weights_digest(tmp_path) == hashlib.sha256(b"weights").hexdigest()
+
+
+# -- what is shipped
+
+
+def test_the_shipped_lock_names_what_scenarios_and_data_sets_need() -> None:
+    lock, sources = read_lock(LOCK), read_sources()
+    scenarios = sorted(path.stem for path in (CONFIGS / "scenarios").glob("*.yaml"))
+    assert set(lock.models) >= set(models_of(scenarios)) and len(lock.models) >= 10
+    assert set(lock.datasets) == {source.repository for source in sources.datasets.values()}
+    assert set(sources.models.gated) <= set(lock.models)
+    for name in sources.datasets:
+        assert read_yaml(CONFIGS / "datasets" / f"{name}.yaml")["dataset"]["name"] == name
+    for entry in (*lock.models.values(), *lock.datasets.values()):
+        assert entry.revision is not None or entry.files == {}
+
+
+def test_only_one_module_knows_the_hub() -> None:
+    imports = ("import huggingface_hub", "from huggingface_hub")
+    files = [*(ROOT / "jobs").glob("*.py"), *(ROOT / "lada").rglob("*.py")]
+    users = [path.name for path in files if any(one in path.read_text() for one in imports)]
+    assert users == ["staging_hub.py"]
