@@ -1,7 +1,8 @@
 """`make plan`: what a run would submit, for one that is there (RUN=) or one that is not; nothing is written.
 
 Stages by groups, what each party asks for, the exact batch script of one stage per party (FULL=1: of every
-stage), the driver's command, and what it all comes to at most.
+stage), the driver's command, and what it all comes to at most. For the paper tier in place of that (FULL=1:
+after it) one page with each party's memory, and what stages compute, take and send.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from rich.table import Table
 from jobs.cluster import Cluster, Resources, cluster_file, find_cluster, read_cluster
 from jobs.dry_run import DryRun, dry_run
 from jobs.host import CommandError, run_lada
+from jobs.paper_page import WIDTH, page_values, show_page
+from jobs.paper_plan import Estimate, both_settings, estimate
 from jobs.select import find_run
 from jobs.submit import add_asked, asked_arguments, asked_files
 from jobs.words import duration
@@ -45,12 +48,31 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def show_plan(options: argparse.Namespace) -> int:
     """Print a dry run."""
     dry = _existing(options) if options.run else _asked(options)
+    page = _page(dry, both=not options.run and options.shots is None)
     scripts = {} if dry.cluster.stages == "inside" else _scripts(dry, full=options.full)
     if options.json:
-        sys.stdout.write(json.dumps(as_json(dry, scripts)) + "\n")
+        content = as_json(dry, scripts) | ({"estimate": page_values(page)} if page else {})
+        sys.stdout.write(json.dumps(content) + "\n")
         return 0
-    _show(dry, scripts, Console(highlight=False))
+    if options.full or not page:
+        _show(dry, scripts, Console(highlight=False))
+    if page:
+        show_page(page, Console(highlight=False, width=WIDTH))
     return 0
+
+
+def _page(dry: DryRun, *, both: bool) -> list[Estimate]:
+    """Memory and hours of a paper-tier run; none where the cluster's file states no `planning`.
+
+    Raises:
+        ConfigError: a model does not fit.
+    """
+    if dry.config.tier != "paper" or dry.cluster.planning is None:
+        return []
+    if both:
+        return both_settings(dry.config, dry.plan, dry.cluster)
+    done = [one.stage for one in dry.stages if one.committed]
+    return [estimate(dry.config, dry.plan, dry.cluster, done)]
 
 
 # -- where it comes from

@@ -1,0 +1,232 @@
+"""Bytes that a party's model takes on each GPU while it trains and while it generates.
+
+What autograd keeps of a layer was counted with saved-tensor hooks on transformers' and peft's own modules; a
+test counts again. ZeRO-1 shares the optimiser's states among the ranks, ZeRO-2 gradients too, ZeRO-3 weights
+too. Units: bytes; GB are 10^9.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jobs.assumptions import Planning
+from lada.architecture import Architecture
+from lada.config import LoraOptions
+from lada.model_facts import ModelFacts
+
+Zero = Literal[0, 1, 2, 3]
+GB = 1e9
+BF16, FP32 = 2, 4
+BUCKET = 500_000_000
+"""Elements of DeepSpeed's default communication buckets."""
+SUB_GROUP = 1_000_000_000
+"""Elements that ZeRO-3's optimiser steps at a time, by default."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A party's model, how it is trained, and where.
+
+    Attributes:
+        lora: None for full fine-tuning.
+        keeps_reference: a second adapter stands beside the trained one (clients).
+        ranks: processes in all, a GPU each.
+        checkpointing: activations of a layer are computed again in the backward pass.
+        micro_tokens, head_chunk: see `TrainOptions`, `Numerics`.
+        rows: decoded side by side.
+        longest_prompt, max_new_tokens: in tokens.
+        responses: most texts of one training example.
+    """
+
+    facts: ModelFacts
+    lora: LoraOptions | None
+    keeps_reference: bool
+    ranks: int
+    zero: Zero
+    checkpointing: bool
+    micro_tokens: int
+    head_chunk: int
+    rows: int
+    longest_prompt: int
+    max_new_tokens: int
+    responses: int
+    planning: Planning
+
+    @property
+    def shape(self) -> Architecture:
+        """Shapes of the model."""
+        return self.facts.architecture
+
+    @property
+    def trained(self) -> int:
+        """Parameters that training changes."""
+        if self.lora is None:
+            return self.shape.parameters
+        return self.shape.lora_parameters(self.lora.rank, self.lora.targets)
+
+    @property
+    def weight_bytes(self) -> float:
+        """Of the whole model in bf16."""
+        return BF16 * self.shape.parameters
+
+    @property
+    def kv_bytes(self) -> int:
+        """Of one token's keys and values in all layers."""
+        return 2 * BF16 * self.shape.kv_size * self.shape.num_layers
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return self.longest_prompt + self.max_new_tokens
+
+    @property
+    def room_gb(self) -> float:
+        """GB of a GPU that the model may take."""
+        gpu = self.planning.accelerator
+        return gpu.memory_gb - gpu.reserve_gb
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What is on each GPU at the peak.
+
+    Attributes:
+        kind: of work.
+        parts: name -> GB.
+        room_gb: what there is.
+    """
+
+    kind: Literal["training", "generation"]
+    parts: dict[str, float]
+    room_gb: float
+
+    @property
+    def gb(self) -> float:
+        """All parts."""
+        return sum(self.parts.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is room for them."""
+        return self.gb <= self.room_gb
+
+
+def training_footprint(setup: Setup) -> Footprint:
+    """The peak of a training step on each rank (GB), DeepSpeed's bf16 engine assumed.
+
+    Full fine-tuning: weights and gradients in bf16, master weights and Adam's two moments in float32. LoRA:
+    frozen weights in bf16, the adapter and all that belongs to it in float32. Choice: what a party keeps
+    beside its weights to come back to (reference and first weights in full fine-tuning) lies in host memory.
+    """
+    n, zero, trained = setup.ranks, setup.zero, setup.trained
+    own = BF16 if setup.lora is None else FP32
+    frozen = 0 if setup.lora is None else setup.weight_bytes
+    adapters = trained * own * (2 if setup.lora is not None and setup.keeps_reference else 1)
+    states = trained * (3 if setup.lora is None else 2) * FP32
+    parts = {
+        "weights": (frozen + adapters) / (n if zero >= 3 else 1),
+        "gradients": trained * own / (n if zero >= 2 else 1),
+        "optimiser": states / (n if zero >= 1 else 1),
+        "activations": activation_bytes(setup),
+        "logits": logit_bytes(setup),
+        "step": FP32 * _stepped(setup),
+        "gathered": gathered_bytes(setup),
+        "buckets": 2.0 * own * min(trained, BUCKET) if n > 1 and zero >= 1 else 0,
+    }
+    return _footprint("training", parts, setup)
+
+
+def generation_footprint(setup: Setup, span: int) -> Footprint:
+    """The peak of decoding (GB) on each of ``span`` GPUs that hold one copy of the model together.
+
+    Choice: the training states are gone by then, the adapter is merged, and each layer lies whole on one GPU.
+    """
+    shape, columns = setup.shape, setup.longest + 64
+    read = setup.rows * setup.longest_prompt  # the first admission reads a prompt in every row
+    scores = shape.num_heads * setup.longest_prompt * (BF16 + FP32) if setup.facts.attention == "eager" else 0
+    widest = BF16 * (3 * shape.intermediate_size + 4 * shape.hidden_size + 2 * shape.query_size)
+    parts = {
+        "weights": setup.weight_bytes / span,
+        "KV cache": setup.rows * columns * setup.kv_bytes / span,
+        "prompts": read * (widest + scores + setup.kv_bytes / span),
+        "logits": setup.rows * shape.vocab_size * (BF16 + 2 * FP32),
+    }
+    return _footprint("generation", parts, setup)
+
+
+def generation_span(setup: Setup) -> int:
+    """Fewest GPUs (a power of two) that hold a copy and its cache; all of the setup's if fewer do not."""
+    span = 1
+    while span < setup.ranks and not generation_footprint(setup, span).fits:
+        span *= 2
+    return min(span, setup.ranks)
+
+
+def kept_bytes(setup: Setup) -> int:
+    """Bytes of one layer that autograd keeps per token of a bf16 forward pass.
+
+    Counted, not derived: float32 copies in the norms, peft's float32 copy of every adapted map's input, what
+    the attention kernel keeps. The eager kernel also keeps scores, so this grows with the sequence.
+    """
+    shape, lora = setup.shape, setup.lora is not None
+    wide = 36 if shape.sandwich_norms else (28 if lora else 16)
+    query, kv = (8, 4) if lora else (4, 4)
+    if shape.qk_norm:
+        query, kv = (12, 8) if lora else (10, 10)
+    if setup.facts.attention == "eager":
+        query, kv = (10 if lora else 8), 0
+    kept = wide * shape.hidden_size + (10 if lora else 8) * shape.intermediate_size
+    kept += query * shape.query_size + kv * shape.kv_size
+    if setup.lora is not None:
+        kept += FP32 * setup.lora.rank * len(setup.lora.targets)
+    if setup.facts.attention == "eager":
+        return kept + 8 * shape.num_heads * setup.longest
+    return kept
+
+
+def activation_bytes(setup: Setup) -> float:
+    """Of one micro-batch: with checkpointing each layer's input and one layer whole, else all layers.
+
+    Added: what the backward pass of one layer holds at a time (gradients of the MLP's three wide tensors and
+    of the residual stream), and the ends of the decoder.
+    """
+    shape = setup.shape
+    tokens = max(setup.micro_tokens, setup.responses * setup.longest)
+    whole = kept_bytes(setup)
+    inside = (
+        BF16 * shape.hidden_size * shape.num_layers + whole
+        if setup.checkpointing
+        else (whole * shape.num_layers)
+    )
+    backward = BF16 * (4 * shape.intermediate_size + 4 * shape.hidden_size)
+    ends = 12 * shape.hidden_size
+    return float(tokens * (inside + backward + ends))
+
+
+def logit_bytes(setup: Setup) -> float:
+    """Of the chunked head: float32 logits, their exponentials and gradients of one chunk, and slopes."""
+    shape = setup.shape
+    chunk = 3 * FP32 * setup.head_chunk * shape.vocab_size
+    slopes = 2 * BF16 * setup.micro_tokens * shape.hidden_size
+    trained_head = FP32 * shape.head_parameters if setup.lora is None else 0
+    return float(chunk + slopes + trained_head)
+
+
+def _stepped(setup: Setup) -> float:
+    """Gradients that the optimiser holds in float32 at a time: a rank's share, ZeRO-3 in groups of it."""
+    if setup.lora is not None:
+        return 0.0
+    share = setup.trained / (setup.ranks if setup.zero >= 1 else 1)
+    return min(share, SUB_GROUP) if setup.zero == 3 else share
+
+
+def gathered_bytes(setup: Setup) -> float:
+    """ZeRO-3: two layers and the head stand whole on every rank at a time."""
+    if setup.zero < 3 or setup.ranks == 1:
+        return 0.0
+    return float(BF16 * (2 * setup.shape.layer_parameters + setup.shape.head_parameters))
+
+
+def _footprint(kind: Literal["training", "generation"], parts: dict[str, float], setup: Setup) -> Footprint:
+    return Footprint(kind, {name: value / GB for name, value in parts.items() if value}, setup.room_gb)
