@@ -27,6 +27,7 @@ from jobs.check_image import (
 )
 from jobs.check_node import check_node
 from jobs.check_slurm import check_slurm
+from jobs.check_staged import check_staged
 from jobs.cluster import Cluster, Patience, find_cluster
 from jobs.finding import Finding, fail
 from lada.errors import ConfigError
@@ -90,6 +91,7 @@ def _of_cluster(cluster: Cluster, runs: Path, *, wait: float) -> Iterator[Findin
     yield from slurm
     tools = [check_program(cluster), check_image_file(cluster), check_binds(cluster), check_models(cluster)]
     yield from tools
+    yield from check_staged(cluster)
     broken = {one.subject for one in (*folder, *tools) if one.level == "fail"}
     if broken & {"runs folder", "Apptainer", "image", "binds"}:
         return

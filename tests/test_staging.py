@@ -17,7 +17,8 @@ import pytest
 import jobs.staging_lock as lock_module
 from jobs import staging_disk, staging_hub
 from jobs.__main__ import main
-from jobs.cluster import ROOT
+from jobs.check_staged import check_staged
+from jobs.cluster import ROOT, load_cluster
 from jobs.staging_lock import LOCK, differences, read_lock, write_locked
 from jobs.staging_plan import models_of
 from lada.config import CONFIGS, read_yaml
@@ -540,3 +541,89 @@ def test_only_one_module_knows_the_hub() -> None:
     files = [*(ROOT / "jobs").glob("*.py"), *(ROOT / "lada").rglob("*.py")]
     users = [path.name for path in files if any(one in path.read_text() for one in imports)]
     assert users == ["staging_hub.py"]
+
+
+# -- the doctor
+
+
+def findings(site: Site, **changes: object) -> list[tuple[str, str, str]]:
+    facts = {"models": str(site.models), "data": str(site.data), **changes}
+    return [
+        (one.level, one.subject, one.text)
+        for one in check_staged(load_cluster("a800").model_copy(update=facts))
+    ]
+
+
+def test_the_doctor_holds_staged_folders_against_the_lock(site: Site) -> None:
+    assert findings(site, models=None, data=None) == []
+    assert [one[:2] for one in findings(site)] == [("warn", "data")], "nothing is staged yet"
+    site.stage()
+    models, data, missing = findings(site)
+    assert models == ("ok", "staged models", "Qwen3-32B, Meta-Llama-3-8B: as in the lock")
+    assert data == ("ok", "staged data", "mathinstruct: as in the lock")
+    assert missing[0] == "warn" and "no cot-collection" in missing[2]
+    (site.models / "Qwen3-32B" / SHARD).write_bytes(b"x")
+    (site.models / "Meta-Llama-3-8B" / RECORD).unlink()
+    level, _, text = findings(site)[0]
+    assert level == "warn" and f"Qwen3-32B: changed since it was staged: {SHARD}" in text
+    assert "Meta-Llama-3-8B: not verified" in text
+    (site.models / "Qwen3-32B" / SHARD).unlink()
+    assert f"lacks {SHARD}" in findings(site)[0][2]
+
+
+def test_the_doctor_sees_another_lock_and_what_is_half_there(site: Site) -> None:
+    site.hub.failing[SHARD] = 9
+    site.stage(dataset="lab-math")
+    assert any(text.startswith("Qwen3-32B: half fetched") for _, _, text in findings(site))
+    site.hub.failing.clear()
+    site.stage(dataset="lab-math")
+    content = json.loads(site.lock.read_text())
+    content["models"][QWEN]["files"][SHARD]["sha256"] = "0" * 64
+    content["models"][LLAMA]["files"] = {}
+    site.lock.write_text(json.dumps(content))
+    level, _, text = findings(site)[0]
+    assert level == "warn" and f"Qwen3-32B: {SHARD} has sha256" in text and "no sha256 of it" in text
+    site.lock.write_text("{}]")
+    assert findings(site)[0][:2] == ("warn", "staging")
+
+
+# -- make
+
+
+def make(command: str) -> str:
+    done = subprocess.run(
+        ["make", "-n", *command.split()], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def test_make_hands_its_variables_on() -> None:
+    shown = make("stage SCENARIO=1 DATASET=mathinstruct CLUSTER=a800 FULL=1")
+    assert "-m jobs stage --scenario 1 --dataset mathinstruct --cluster a800" in shown and "--full" in shown
+    assert "--models /my/models" in make("stage CLUSTER=a800 MODELS=/my/models")
+    assert "--models /my/models" in make("submit CLUSTER=a800 MODELS=/my/models")
+
+
+def test_make_lets_staging_alone_ask_the_hub(tmp_path: Path) -> None:
+    """Recipes' environments, seen by the Makefile's own rules."""
+    text = (ROOT / "Makefile").read_text()
+    for recipe in ("$(JOBS) stage", "$(BIN)/python -m lada methods"):
+        assert recipe in text
+        text = text.replace(recipe, "$(BIN)/python -c 'import os; print(os.environ)' #")
+    (tmp_path / "Makefile").write_text(text)
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    (tmp_path / "venv" / "bin" / "python").symlink_to(sys.executable)
+    for name in (".ready", ".host"):
+        (tmp_path / "venv" / name).touch()
+    (tmp_path / "containers").mkdir()
+    for name in ("requirements.lock", "requirements-test.lock", "make-venv.sh", "requirements-host.lock"):
+        (tmp_path / "containers" / name).touch()
+        os.utime(tmp_path / "containers" / name, (0, 0))
+    said = {}
+    for target in ("stage", "methods"):
+        command = ["make", target, "VENV=venv", "MODELS=/my/models"]
+        said[target] = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
+    assert "'HF_HUB_OFFLINE': '0'" in said["stage"] and "'HF_HUB_OFFLINE': '1'" in said["methods"]
+    assert "'LADA_MODELS': '/my/models'" in said["methods"]
