@@ -79,8 +79,8 @@ class Planning(Options):
     """All assumptions of a plan.
 
     Attributes:
-        selected: share of the public questions that a filter with a threshold selects. Choice: the ratio of LaDa's
-            bytes to FedKD's in the paper, Section VI-F: 3.57 to 5.15 MB.
+        selected: share of the public questions that a filter with a threshold selects. Choice: what LaDa
+            sends by what FedKD sends in the paper's Section VI-F, 3.57 by 5.15 MB.
     """
 
     accelerator: Accelerator = Accelerator()
