@@ -115,7 +115,12 @@ def _folders(options: argparse.Namespace, *, with_data: bool) -> dict[str, Path]
         not with_data or os.environ.get("LADA_DATA")
     )
     if options.cluster or not known:
-        cluster = find_cluster(options.cluster)
+        try:
+            cluster = find_cluster(options.cluster)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error}. Without a cluster: LADA_MODELS=<folder>, LADA_DATA=<folder>"
+            ) from error
     models = Path(options.models) if options.models else _place(cluster, "models", "LADA_MODELS")
     found = {"models": models.absolute()}
     if with_data:

@@ -1,21 +1,20 @@
 """The hub, through huggingface_hub: which files a commit has, whether a token may have them, their bytes.
 
-The only importer of huggingface_hub. A token is read by that library (HF_TOKEN, or `hf auth login`'s file)
-and goes into request headers alone: it is never printed, written or sent to where the hub redirects to.
+A token is read by that library (HF_TOKEN, or the file of `hf auth login`) and goes into request headers
+alone: it is never printed, written or sent to where the hub redirects to.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
-from jobs.staging_lock import Kind, StagingError
-from lada.errors import ConfigError, NoSpaceError
+from jobs.staging_lock import StagingError
+from jobs.staging_refusals import Repository, endpoint, explained
+from lada.errors import NoSpaceError
 from lada.space import is_full
 
 PAUSES = (1.0, 4.0, 15.0, 60.0)
@@ -24,33 +23,8 @@ SECONDS = 30.0
 """For an answer about a repository."""
 
 
-class AccessError(StagingError):
-    """A licence that nobody agreed to, or a token that is missing or not good."""
-
-
 class StoppedError(Exception):
     """Somebody else's download failed; this one ends too."""
-
-
-@dataclass(frozen=True)
-class Repository:
-    """A repository of the hub, e.g. ``Repository("model", "Qwen/Qwen3-8B")``.
-
-    Attributes:
-        terms: what a person has to agree to first; None where nothing is known of that.
-    """
-
-    kind: Kind
-    name: str
-    terms: str | None = None
-
-    @property
-    def page(self) -> str:
-        """Where a person looks at it, and agrees to its licence."""
-        return f"{endpoint()}/{'datasets/' if self.kind == 'dataset' else ''}{self.name}"
-
-    def __str__(self) -> str:
-        return self.name
 
 
 @dataclass(frozen=True)
@@ -72,11 +46,6 @@ class Listing:
     files: tuple[RemoteFile, ...]
 
 
-def endpoint() -> str:
-    """The hub, or the mirror that HF_ENDPOINT names."""
-    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
-
-
 def look(repository: Repository, revision: str) -> Listing:
     """What a branch or a commit holds.
 
@@ -85,7 +54,7 @@ def look(repository: Repository, revision: str) -> Listing:
         StagingError: no such repository or commit, or no answer.
         ConfigError: huggingface_hub is not installed.
     """
-    with _explained(repository):
+    with explained(repository):
         from huggingface_hub import HfApi
 
         api = HfApi(endpoint=endpoint(), library_name="lada")
@@ -111,17 +80,10 @@ def check_access(repository: Repository) -> None:
     Raises:
         AccessError: with the page to open and how to give a token.
     """
-    with _explained(repository):
+    with explained(repository):
         from huggingface_hub import HfApi
 
         HfApi(endpoint=endpoint(), library_name="lada").auth_check(repository.name, repo_type=repository.kind)
-
-
-def has_token() -> bool:
-    """Whether huggingface_hub finds a token."""
-    from huggingface_hub import get_token
-
-    return get_token() is not None
 
 
 def fetch(
@@ -138,7 +100,7 @@ def fetch(
         AccessError, StagingError: as `look`.
         NoSpaceError: the disk or a quota on it is full.
     """
-    with _explained(repository):
+    with explained(repository):
         for pause in (*PAUSES, None):
             try:
                 return _fetch_once(repository, revision, file, part, stopped)
@@ -201,69 +163,3 @@ def _may_pass(error: OSError) -> bool:
     from huggingface_hub.errors import HfHubHTTPError
 
     return isinstance(error, HfHubHTTPError) and error.response.status_code >= 500
-
-
-@contextmanager
-def _explained(repository: Repository) -> Iterator[None]:
-    """Inside, what huggingface_hub raises becomes a StagingError that says what to do."""
-    try:
-        import httpx2
-        from huggingface_hub import errors
-    except ImportError as error:
-        raise ConfigError(f"staging needs the package {error.name}: `make setup`, or `make stage`") from error
-    try:
-        yield
-    except errors.OfflineModeIsEnabled as error:
-        raise ConfigError(
-            "HF_HUB_OFFLINE=1 forbids the hub; `make stage` lifts that for itself, MODELS=<folder> needs none"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise StagingError(
-            f"{repository.page} does not have the commit that configs/staging.lock.json pins. To take what "
-            "it has now, set the entry's `revision` to null and its `files` to {}; numbers may change"
-        ) from error
-    except errors.GatedRepoError as error:
-        raise AccessError(licence(repository)) from error
-    except errors.HfHubHTTPError as error:
-        raise _of_status(repository, error.response.status_code) from error
-    except httpx2.HTTPError as error:
-        raise StagingError(
-            f"{endpoint()} cannot be reached ({type(error).__name__}: {error}). Stage where there is a "
-            "network (proxy: HTTPS_PROXY=, mirror: HF_ENDPOINT=); the same command goes on from here"
-        ) from error
-    except OSError as error:
-        if type(error) is not OSError:
-            raise
-        raise StagingError(f"{repository.page}: {str(error).splitlines()[0]}") from error
-
-
-def _of_status(repository: Repository, status: int) -> StagingError:
-    if status in (401, 403) and repository.terms and not has_token():
-        return AccessError(licence(repository))
-    if status in (401, 403) and has_token():
-        return AccessError(
-            f"{repository.page}: the hub refuses this token ({status}). Is it still valid, may it read (a "
-            "fine-grained one also needs `Read access to contents of all public gated repos`), and is it "
-            "of the account that agreed to the licence?"
-        )
-    if status == 401:
-        return AccessError(
-            f"{repository.page}: the hub wants a token (401), or there is no such repository. {TOKEN}"
-        )
-    if status == 404:
-        return StagingError(f"{repository.page}: the hub has no such repository (404)")
-    return StagingError(
-        f"{repository.page}: the hub answered {status}; the same command goes on where this one ended"
-    )
-
-
-TOKEN = (
-    "A token: https://huggingface.co/settings/tokens (kind `Read`), then `hf auth login` on this host, or "
-    "HF_TOKEN=<token> in the environment of `make stage`"
-)
-
-
-def licence(repository: Repository) -> str:
-    """What a person has to do before the hub gives out a gated repository."""
-    terms = repository.terms or "its licence"
-    return f"{repository.page} is gated: log in on that page, agree to {terms}, wait for the grant. {TOKEN}"

@@ -8,10 +8,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from jobs.staging_disk import HIDDEN, contents, locked, remembered, try_to_remember
-from jobs.staging_hub import AccessError, Listing, RemoteFile, Repository, check_access, look
+from jobs.staging_hub import Listing, RemoteFile, check_access, look
 from jobs.staging_lock import Lock, Locked, StagingError, differences, listed, write_locked
+from jobs.staging_refusals import AccessError, Repository
 from lada.config import PartyOptions, read_yaml, shipped, validate
 from lada.errors import ConfigError
+from lada.model_facts import known_models
 from lada.staged import Sources, read_record
 
 Say = Callable[[str], None]
@@ -89,12 +91,10 @@ def models_of(scenarios: Iterable[str]) -> list[str]:
 
 def wanted_models(models: Iterable[str], folder: Path, sources: Sources) -> list[Wanted]:
     """One sub-folder per model, named as `lada.runs.model_folder` looks for it."""
+    facts = known_models()
+    gated = {name: f"the {one.licence.name} licence" for name, one in facts.items() if one.licence.gated}
     return [
-        Wanted(
-            Repository("model", model, sources.models.gated.get(model)),
-            folder / model.rpartition("/")[2],
-            sources.models.take,
-        )
+        Wanted(Repository("model", model, gated.get(model)), folder / model.rpartition("/")[2], sources.take)
         for model in models
     ]
 

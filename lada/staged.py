@@ -20,13 +20,6 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 
 
-class ModelSources(Options):
-    """Which files of a model's repository are taken, and which repositories ask for a licence first."""
-
-    take: tuple[str, ...]
-    gated: dict[str, str] = Field(default_factory=dict)
-
-
 class DataSource(Options):
     """The repository and the file in it that a data set is read from."""
 
@@ -35,10 +28,15 @@ class DataSource(Options):
 
 
 class Sources(Options):
-    """configs/staging.yaml."""
+    """configs/staging.yaml.
+
+    Attributes:
+        branch: resolved to a commit the first time a repository is staged.
+        take: patterns of the files that are taken of a model's repository.
+    """
 
     branch: str = "main"
-    models: ModelSources
+    take: tuple[str, ...]
     datasets: dict[str, DataSource]
 
 

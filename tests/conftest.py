@@ -15,6 +15,7 @@ from tests.warm import Warm
 
 if TYPE_CHECKING:  # a host's own environment has no torch
     from lada.models import LanguageModel
+    from tests.staging_site import Site
 
 with contextlib.suppress(ModuleNotFoundError):  # a host's own environment, on a cluster, has no hypothesis
     from hypothesis import settings
@@ -68,6 +69,18 @@ def tiny_run(smallest_lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
     from tests.smallest_models import SETTINGS
 
     return lambda name, *more: make(tmp_path_factory.mktemp(name), *SETTINGS, *more, small=False)
+
+
+@pytest.fixture()
+def staging_site(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Site]:
+    """Folders, a lock file and a hub on this machine for `make stage`; see tests/staging_site.py."""
+    from tests.fake_hub import serve
+    from tests.staging_site import prepare
+
+    with serve() as hub:
+        yield prepare(tmp_path, hub, monkeypatch, capsys.readouterr)
 
 
 @pytest.fixture(scope="session")
