@@ -39,16 +39,16 @@ def show_page(estimates: Sequence[Estimate], console: Console) -> None:
         estimates: the longest prompts last: memory is shown for that one.
     """
     config, last = estimates[0].config, estimates[-1]
-    console.print(_title(config), style="bold", soft_wrap=True)
+    console.print(_title(config), style="bold", markup=False)
     console.print(f"\nGB on each GPU at the peak, of {_room(last)} (10^9 bytes):")
     console.print(_memory(last))
     for one in estimates:
         console.print(f"\n{SETTINGS[one.config.shots]}, {one.config.rounds} rounds:")
         console.print(_work(one))
-        console.print(_from_begin_to_end(one), soft_wrap=True)
+        console.print(_from_begin_to_end(one), markup=False)
     console.print()
     for line in _notes(last):
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line, markup=False)
     for name in sorted({name for one in estimates for name in one.unknown}):
         console.print(f"NOT MODELLED, so missing in all sums: step '{name}'", markup=False)
     console.print(f"total: {total_gpu_hours(estimates)} GPU-hours", markup=False)
@@ -106,7 +106,16 @@ def _footprint_cells(party: PartyEstimate, found: Footprint) -> list[str]:
 
 
 def _work(one: Estimate) -> Table:
-    columns = ("read", "trained", "generated", "10^15 FLOP", "longest stage", "GPU-hours", "sends")
+    columns = (
+        "read",
+        "trained",
+        "generated",
+        "10^15 FLOP",
+        "longest stage",
+        "GPU-hours",
+        "sends",
+        "adapters",
+    )
     table = _table("party", "stages", *columns, left=(0,))
     for party in one.parties:
         table.add_row(party.party.name, *_work_cells(one.of(party.party.name)))
@@ -124,6 +133,7 @@ def _work_cells(stages: Sequence[StageEstimate]) -> list[str]:
         f"{max((each.hours for each in efforts), default=0.0):.2f} h",
         f"{sum(one.gpu_hours for one in stages):.1f}",
         size(sum(one.bytes for one in stages)),
+        size(sum(one.extra_bytes for one in stages)),
     ]
 
 
@@ -145,7 +155,9 @@ def _notes(one: Estimate) -> list[str]:
     return [
         "states: gradients and optimiser. activity: activations, or prompts that are read. shared: what "
         "ranks gather and exchange. Z: ZeRO stage. /n: a copy of the model lies over n GPUs, of which one "
-        "works at a time. Tokens in 10^6: read without training, trained on (all epochs), newly generated.",
+        "works at a time. Tokens in 10^6: read without training, trained on (all epochs), newly generated. "
+        "sends: what the method sends, a message once per recipient; adapters: these (their hash alone above "
+        "exchange.max_delta_bytes) and rewards.",
         f"Assumed, not measured (`planning` in the cluster file): {gpu.tflops:g} TFLOP/s, of which "
         f"training reaches {speed.training:.0%}, other passes {speed.forward:.0%}; {gpu.bandwidth_gbs:g} "
         f"GB/s, of which decoding reaches {speed.decoding:.0%}, but {speed.launch_ms:g} ms a layer and "
@@ -175,6 +187,7 @@ def _setting_values(one: Estimate) -> dict[str, Any]:
         "wall_hours": one.wall_hours,
         "gpus": one.most_gpus,
         "bytes": sum(stage.bytes for stage in one.stages),
+        "extra_bytes": sum(stage.extra_bytes for stage in one.stages),
         "not_modelled": one.unknown,
         "parties": [_party_values(party) for party in one.parties],
         "stages": [_stage_values(stage) for stage in one.stages],
@@ -212,4 +225,5 @@ def _stage_values(stage: StageEstimate) -> dict[str, Any]:
         "seconds": found.seconds,
         "gpu_hours": stage.gpu_hours,
         "bytes": stage.bytes,
+        "extra_bytes": stage.extra_bytes,
     }

@@ -38,13 +38,20 @@ class PartyEstimate:
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """A stage's work, hours and what it sends (bytes, a message once per recipient)."""
+    """A stage's work, and what it sends, a message once per recipient.
+
+    Attributes:
+        bytes: of what a method sends: texts, ids, letters, logits, votes.
+        extra_bytes: of rewards and adapters, which are published beside it.
+        known: whether its work is modelled.
+    """
 
     stage: Stage
     group: int
     gpus: int
     effort: Effort
     bytes: float
+    extra_bytes: float
     known: bool
 
     @property
@@ -197,17 +204,23 @@ def _stage(
         group,
         party.gpus,
         effort(found.works, party.setup),
-        _sent_bytes(config, party.setup, found),
+        _sent_bytes(party.setup, found),
+        _extra_bytes(config, party.setup, found),
         not found.unknown,
     )
 
 
-def _sent_bytes(config: RunConfig, setup: Setup, found: StageWork) -> float:
-    """What a stage sends, without what JSON and tensor files add."""
+def _sent_bytes(setup: Setup, found: StageWork) -> float:
+    """What a stage's method sends, without what JSON and tensor files add."""
     texts = setup.planning.texts
-    sent = found.texts * (texts.response * texts.bytes_per_token + ID_BYTES)
-    sent += found.ids * ID_BYTES + found.other + (found.rewards if config.exchange.publish_rewards else 0)
-    if config.exchange.publish_adapters:
-        size = setup.trained * FP32 if setup.lora is not None else setup.weight_bytes
-        sent += found.models * (size if size <= config.exchange.max_delta_bytes else DIGEST_BYTES)
-    return sent
+    each = texts.response * texts.bytes_per_token + ID_BYTES
+    return found.texts * each + found.ids * ID_BYTES + found.other
+
+
+def _extra_bytes(config: RunConfig, setup: Setup, found: StageWork) -> float:
+    """Rewards, and adapters or weight deltas: above the exchange's limit their hash alone."""
+    rewards = found.rewards if config.exchange.publish_rewards else 0.0
+    if not config.exchange.publish_adapters:
+        return rewards
+    size = setup.trained * FP32 if setup.lora is not None else setup.weight_bytes
+    return rewards + found.models * (size if size <= config.exchange.max_delta_bytes else DIGEST_BYTES)

@@ -58,6 +58,10 @@ def show_plan(options: argparse.Namespace) -> int:
         _show(dry, scripts, Console(highlight=False))
     if page:
         show_page(page, Console(highlight=False, width=WIDTH))
+    elif dry.config.tier == "paper":
+        sys.stdout.write(
+            f"Memory and hours are unknown: cluster '{dry.cluster.name}' states no `planning`.\n"
+        )
     return 0
 
 

@@ -1,6 +1,6 @@
 """Tokens, FLOPs and seconds of the three kinds of work that stages consist of.
 
-FLOPs: 2 per weight and token forward, the causal half of the attention's scores, the head at response
+FLOPs: 2 per weight and token forward, the attention's scores (their causal half), the head at response
 positions alone; backward as much again for the inputs and, in full fine-tuning, for the weights; with
 checkpointing one forward pass more. Seconds: the larger of arithmetic at the assumed efficiency and of what
 has to be moved meanwhile.
@@ -131,7 +131,9 @@ def _forward(setup: Setup, length: float, head_rows: float) -> float:
     weights = shape.num_layers * shape.linear_parameters
     if setup.lora is not None:
         weights += setup.trained
-    scores = 2.0 * shape.query_size * length * length * shape.num_layers
+    # The eager kernel also computes the half of the scores that is masked.
+    scores = 4.0 if setup.facts.attention == "eager" else 2.0
+    scores *= shape.query_size * length * length * shape.num_layers
     return 2.0 * weights * length + scores + 2.0 * shape.head_parameters * head_rows
 
 

@@ -1,0 +1,284 @@
+"""The plan's work against torch's own FLOP counts and against what whole tiny federations really compute."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.assumptions import Planning
+from jobs.cluster import load_cluster
+from jobs.method_works import stage_work
+from jobs.paper_plan import both_settings, estimate
+from jobs.stage_works import Run
+from jobs.workload import Generation, Pass, Training, effort, work_flops, work_seconds
+from lada.config import RunConfig, layers
+from lada.errors import ConfigError
+from lada.plan import Plan
+from lada.rundir import Stage
+from tests.test_footprint import ONE_OF_EACH_CLASS, PROMPT, RESPONSE, ROWS, network, setup, small
+
+torch = pytest.importorskip("torch")
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+SCENARIOS = ("1", "2", "3", "4")
+EVERY_METHOD = {
+    "standalone": [()],
+    "standalone_matched": [()],
+    "fedkd": [(), ("schedule=sequential",), ("server_update=none",), ("plugin=lada",)],
+    "sft": [()],
+    "lada": [(), ("schedule=server_last",), ("use_filter=false",), ("reasoning_distillation=false",)],
+    "fedmkt": [(), ("mode=seq",), ("server_update=none",), ("plugin=lada",)],
+    "wasp": [(), ("server_update=none",), ("server_update=sft_on_slm",), ("plugin=lada",)],
+    "socratic_cot": [()],
+    "rstar": [(), ("reading=R3",), ("discriminator=false",)],
+}
+
+
+def paper(scenario: str, method: str = "lada", *settings: str) -> tuple[RunConfig, Plan]:
+    """A paper-tier run and its plan."""
+    from lada.method import load_method, make_plan
+    from lada.runs import resolve_run
+
+    found = layers(
+        scenario=scenario,
+        method=method,
+        dataset="mathinstruct",
+        size="paper",
+        tier="paper",
+        settings=settings,
+    )
+    config = resolve_run(found)
+    return config, make_plan(config, load_method(config.method))
+
+
+# -- FLOPs
+
+
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("model", ONE_OF_EACH_CLASS)
+def test_flops_are_what_torch_counts(model: str, lora: bool) -> None:
+    """But for the attention's scores, of which torch counts the half above the diagonal too."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from lada.forward import forward_log_probs
+
+    one = small(model, lora=lora, layers=2, checkpointing=False)
+    learner = network(one)
+    texts = [(tuple(range(3, 3 + PROMPT)), tuple(range(90, 90 + RESPONSE)))] * ROWS
+
+    def log_probs() -> Any:
+        return forward_log_probs(learner, texts, head_chunk=one.head_chunk)
+
+    with FlopCounterMode(display=False) as passing, torch.no_grad():
+        log_probs()
+    assert work_flops(Pass(ROWS, PROMPT, RESPONSE), one) == pytest.approx(passing.get_total_flops(), rel=0.06)
+    with FlopCounterMode(display=False) as training:
+        torch.autograd.backward(log_probs().sum())
+    found = work_flops(Training(ROWS, PROMPT, RESPONSE, epochs=1, steps=1), one)
+    assert found == pytest.approx(training.get_total_flops(), rel=0.06)
+
+
+def test_checkpointing_costs_a_forward_pass_of_the_body() -> None:
+    kept, again = (setup("Qwen/Qwen3-8B", checkpointing=value) for value in (False, True))
+    work = Training(10, 100, 50, epochs=3, steps=6)
+    body = 3 * work_flops(Pass(10, 150, 0), kept)
+    assert work_flops(work, again) - work_flops(work, kept) == pytest.approx(body)
+    per_token = work_flops(work, again) / work.tokens / kept.shape.parameters
+    assert 5.0 < per_token < 5.5, "6 N a token with LoRA and checkpointing, without both ends' 1.2 of 8.2"
+
+
+# -- seconds
+
+
+def test_zero_3_moves_weights_for_every_micro_step() -> None:
+    one = setup("Qwen/Qwen3-32B", ranks=4, zero=3)
+    short = Training(16, 100, 28, epochs=1, steps=1)
+    moving = 3 * one.weight_bytes + 4 * one.trained
+    assert work_seconds(short, one) == pytest.approx(moving / 170e9), "512 tokens a rank: bound by the links"
+    long = Training(1024, 100, 28, epochs=1, steps=1)
+    assert work_seconds(long, one) > 3 * moving / 170e9, "32768 tokens a rank: by arithmetic"
+    unshared = work_seconds(short, replace(one, zero=0))
+    assert unshared == pytest.approx(work_flops(short, one) / (4 * 312e12 * 0.4))
+
+
+def test_decoding_is_bound_by_weights_or_by_launches() -> None:
+    answers = Generation(64, 100, 100)
+    large, little = setup("Qwen/Qwen3-8B"), setup("Qwen/Qwen3-0.6B")
+    launched = 200 * 28 * 0.6e-3
+    assert work_seconds(answers, little) == pytest.approx(launched, rel=0.05)
+    patient = little.planning.efficiency.model_copy(update={"launch_ms": 0.001})
+    fast = replace(little, planning=little.planning.model_copy(update={"efficiency": patient}))
+    assert work_seconds(answers, fast) < launched / 3
+    assert work_seconds(answers, replace(large, ranks=4)) == pytest.approx(
+        work_seconds(Generation(16, 100, 100), large)
+    ), "copies share the prompts"
+    assert work_seconds(Generation(0, 100, 100), large) == 0
+
+
+def test_an_effort_sums_up() -> None:
+    one = setup("Qwen/Qwen3-8B")
+    works = [
+        ("test", Generation(10, 100, 50)),
+        ("training", Training(8, 100, 50, 2, 1)),
+        ("pass", Pass(4, 9, 1)),
+    ]
+    found = effort(works, one)
+    assert (found.generated, found.trained, found.read) == (500, 2400, 1040)
+    assert found.seconds["load"] == pytest.approx(16.38 / 2, rel=1e-3) and found.seconds["start"] == 120
+    assert found.hours == pytest.approx(sum(found.seconds.values()) / 3600)
+
+
+# -- what stages compute
+
+
+@pytest.mark.parametrize("method", EVERY_METHOD)
+def test_every_step_of_every_method_is_modelled(method: str) -> None:
+    from lada.method import method_names
+
+    assert set(EVERY_METHOD) == set(method_names())
+    for settings in EVERY_METHOD[method]:
+        config, plan = paper("1", method, *(f"method.{one}" for one in settings))
+        run = Run(config, Planning())
+        found = {stage: stage_work(run, stage) for group in plan.groups() for stage in group}
+        assert [stage for stage, one in found.items() if one.unknown] == [], settings
+        idle = {stage.step.split("_")[0] for stage, one in found.items() if not one.works}
+        assert idle <= {"vote"}, settings
+        if method not in ("standalone", "standalone_matched"):
+            assert sum(one.texts + one.other for one in found.values()) > 0, settings
+
+
+def test_a_step_that_nobody_modelled_is_named() -> None:
+    config, plan = paper("3")
+    strange = config.model_copy(update={"method": {"name": "mine"}})
+    assert stage_work(Run(strange, Planning()), Stage(1, "guess", "server")).unknown
+    found = estimate(strange, plan, load_cluster("a800"))
+    assert found.unknown == ["learn", "respond"] and found.gpu_hours > 0
+
+
+COUNTED = {
+    "standalone": (),
+    "fedkd": (),
+    "sft": (),
+    "socratic_cot": ("method.variant=concat",),
+    "standalone_matched": (),
+    "lada": ("method.use_filter=false",),
+}
+
+
+@pytest.fixture()
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[Stage, Counter[str]]]:
+    """Stage -> prompts answered, texts trained on (all epochs) and read without gradients."""
+    import lada.forward
+    import lada.generation
+    import lada.stage
+
+    found: dict[Stage, Counter[str]] = {}
+    now: list[Counter[str]] = []
+    run_stage, work, rows = lada.stage.run_stage, lada.generation._Work, lada.forward._rows
+
+    def running(run: Any, stage: Stage, **rest: Any) -> bool:
+        now[:] = [found.setdefault(stage, Counter())]
+        return run_stage(run, stage, **rest)
+
+    def answering(asked: Any, *rest: Any) -> Any:
+        now[0]["generated"] += len(asked)
+        return work(asked, *rest)
+
+    def reading(model: Any, sequences: Any) -> Any:
+        now[0]["trained" if torch.is_grad_enabled() else "read"] += len(sequences)
+        return rows(model, sequences)
+
+    monkeypatch.setattr(lada.stage, "run_stage", running)
+    monkeypatch.setattr(lada.generation, "_Work", answering)
+    monkeypatch.setattr(lada.forward, "_rows", reading)
+    yield found
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("smallest_lab", "no_fsync")
+@pytest.mark.parametrize("method", COUNTED)
+def test_stages_compute_what_the_plan_says(
+    method: str, tmp_path: Path, counted: dict[Stage, Counter[str]]
+) -> None:
+    """As many prompts; of texts at most as many, since one that came to no end is not learnt."""
+    from lada.config import read_run
+    from lada.plan import read_plan
+    from tests.federation import drive, make
+    from tests.smallest_models import SETTINGS
+
+    folder = make(tmp_path, *SETTINGS, *COUNTED[method], small=False, method=method, scenario="1")
+    drive(folder)
+    run = Run(read_run(folder.root), Planning())
+    planned = {stage: stage_work(run, stage) for group in read_plan(folder).groups() for stage in group}
+    assert planned.keys() == counted.keys()
+    for stage, one in planned.items():
+        works = [work for _, work in one.works]
+        generated = sum(work.count for work in works if isinstance(work, Generation))
+        assert counted[stage]["generated"] == generated, stage
+        trained = sum(work.count * work.epochs for work in works if isinstance(work, Training))
+        assert (trained > 0) == (counted[stage]["trained"] > 0) and counted[stage]["trained"] <= trained, (
+            stage
+        )
+        texts = [work for work in works if type(work) is Pass and work.response]
+        read = sum(work.count for work in texts)
+        assert counted[stage]["read"] * trained == read * counted[stage]["trained"], (
+            f"{stage}: as many passes"
+        )
+
+
+# -- a whole run
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_every_scenario_fits_an_a800_node_per_party(scenario: str) -> None:
+    config, plan = paper(scenario)
+    zero_shot, one_shot = both_settings(config, plan, load_cluster("a800"))
+    assert 5 < zero_shot.gpu_hours < one_shot.gpu_hours < 60
+    assert zero_shot.wall_hours * zero_shot.most_gpus >= zero_shot.gpu_hours
+    sent = sum(stage.bytes for stage in zero_shot.stages)
+    assert 3e6 < sent < 30e6, "the paper's Fig. 5 says 3.57 to 6.71 MB"
+    assert not zero_shot.unknown
+
+
+def test_lada_sends_less_than_fedkd_by_what_is_selected() -> None:
+    cluster = load_cluster("a800")
+    sent = {
+        name: sum(stage.bytes for stage in estimate(*paper("1", name), cluster).stages)
+        for name in ("lada", "fedkd")
+    }
+    assert sent["lada"] / sent["fedkd"] == pytest.approx(3.57 / 5.15, abs=0.03)
+
+
+def test_what_is_committed_is_left_out() -> None:
+    config, plan = paper("3")
+    cluster = load_cluster("a800")
+    done = next(iter(plan.groups()))
+    whole, rest = estimate(config, plan, cluster), estimate(config, plan, cluster, done)
+    assert {one.stage for one in whole.stages} - {one.stage for one in rest.stages} == set(done)
+    assert rest.gpu_hours < whole.gpu_hours
+
+
+def test_what_cannot_fit_is_refused_with_what_would() -> None:
+    config, plan = paper("2", "lada", "lora=null")
+    with pytest.raises(ConfigError) as caught:
+        estimate(config, plan, load_cluster("a800"))
+    said = str(caught.value)
+    assert "server, Qwen/Qwen2.5-72B-Instruct: training takes" in said and "it would fit with 32 GPUs" in said
+    assert "client-1" not in said, "gemma-2-2b fits a GPU with all its states"
+    assert said.count("SET lora=") == 3
+
+
+def test_ranks_need_gpus_and_planning_needs_facts() -> None:
+    config, plan = paper("4")
+    cluster = load_cluster("a800")
+    lines = tuple(line.model_copy(update={"gpus": 1}) for line in cluster.resources)
+    with pytest.raises(ConfigError, match="4 ranks on 1 GPUs; each rank needs one"):
+        estimate(config, plan, cluster.model_copy(update={"resources": lines}))
+    with pytest.raises(ConfigError, match="no planning section"):
+        estimate(config, plan, cluster.model_copy(update={"planning": None}))
