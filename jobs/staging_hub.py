@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO
 
 from jobs.staging_lock import StagingError
 from jobs.staging_refusals import Repository, endpoint, explained
@@ -18,9 +19,13 @@ from lada.errors import NoSpaceError
 from lada.space import is_full
 
 PAUSES = (1.0, 4.0, 15.0, 60.0)
-"""Seconds before a server that failed or is overloaded is asked again; then it is over."""
+"""Seconds before a network or server that failed is tried again; after the last, it is over for this time."""
 SECONDS = 30.0
 """For an answer about a repository."""
+SILENT_SECONDS = 15.0
+"""After which a download that sends nothing is asked for again."""
+CHUNK = 1 << 20
+"""Bytes that are written at a time."""
 
 
 class StoppedError(Exception):
@@ -100,66 +105,69 @@ def fetch(
         AccessError, StagingError: as `look`.
         NoSpaceError: the disk or a quota on it is full.
     """
+    failures = 0
     with explained(repository):
-        for pause in (*PAUSES, None):
+        import httpx2
+
+        while True:
+            before = part.stat().st_size if part.is_file() else 0
             try:
                 return _fetch_once(repository, revision, file, part, stopped)
-            except OSError as error:  # huggingface_hub's are among these
-                if is_full(error):
+            except (OSError, httpx2.HTTPError) as error:
+                if isinstance(error, OSError) and is_full(error):
                     raise NoSpaceError(
                         f"{part.parent}: {error.strerror} while fetching {file.path}"
-                    ) from None
-                if pause is None or not _may_pass(error):
+                    ) from error
+                if part.is_file() and part.stat().st_size > before:
+                    failures = 0
+                if failures == len(PAUSES) or not _may_pass(error):
                     raise
-            if stopped.wait(pause):
+            if stopped.wait(PAUSES[failures]):
                 raise StoppedError
-    raise AssertionError("unreachable")
+            failures += 1
 
 
 def _fetch_once(
     repository: Repository, revision: str, file: RemoteFile, part: Path, stopped: threading.Event
 ) -> None:
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers, disable_progress_bars  # type: ignore[attr-defined]
+    import httpx2
+    from huggingface_hub import get_session, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
-    disable_progress_bars()
     url = hf_hub_url(
         repository.name, file.path, repo_type=repository.kind, revision=revision, endpoint=endpoint()
     )
-    # A compressed answer could not be gone on with.
-    headers = build_hf_headers(library_name="lada", headers={"Accept-Encoding": "identity"})
     with part.open("ab") as raw:
         if raw.tell() > file.size:
             raw.truncate(0)
-            raw.seek(0)
-        http_get(
-            url,
-            cast(BinaryIO, _Stoppable(raw, stopped)),
-            resume_size=raw.tell(),
-            headers=headers,
-            expected_size=file.size,
-            displayed_filename=file.path,
-        )
+        have = part.stat().st_size
+        # A compressed answer could not be gone on with.
+        asked = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
+        headers = build_hf_headers(library_name="lada", headers=asked)
+        if have < file.size:
+            with get_session().stream("GET", url, headers=headers, timeout=SILENT_SECONDS) as answer:
+                hf_raise_for_status(answer)
+                if have and answer.status_code != httpx2.codes.PARTIAL_CONTENT:
+                    raw.truncate(0)  # the server sends all of it again
+                _write(answer.iter_bytes(CHUNK), raw, stopped)
         raw.flush()
         os.fsync(raw.fileno())
+    if part.stat().st_size < file.size:
+        raise httpx2.RemoteProtocolError(f"{file.path} broke off")
 
 
-class _Stoppable:
-    """As much of a file as http_get uses; the next bytes after a stop end the download."""
-
-    def __init__(self, raw: IO[bytes], stopped: threading.Event) -> None:
-        self._raw, self._stopped = raw, stopped
-        self.seek, self.tell, self.truncate = raw.seek, raw.tell, raw.truncate
-
-    def write(self, chunk: bytes) -> int:
-        if self._stopped.is_set():
+def _write(chunks: Iterable[bytes], raw: IO[bytes], stopped: threading.Event) -> None:
+    for chunk in chunks:
+        if stopped.is_set():
             raise StoppedError
-        return self._raw.write(chunk)
+        raw.write(chunk)
 
 
-def _may_pass(error: OSError) -> bool:
-    """Whether an error of the server is one that may be gone a moment later."""
+def _may_pass(error: Exception) -> bool:
+    """Whether an error of the network or the server is one that may be gone a moment later."""
+    import httpx2
     from huggingface_hub.errors import HfHubHTTPError
 
-    return isinstance(error, HfHubHTTPError) and error.response.status_code >= 500
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code >= 500 or error.response.status_code in (408, 429)
+    return isinstance(error, httpx2.TransportError) and not isinstance(error, httpx2.ProxyError)

@@ -56,6 +56,7 @@ class Hub:
         cuts: path -> how often its download breaks off, and after how many bytes of an answer.
         swapped: path -> bytes that are sent in place of the right ones.
         failing: path -> how often the answer is 503.
+        ranges: whether a part of a file can be asked for.
         hold: path -> bytes after which the answer stops and waits for `release`.
         requests: method, path, Range or "", and whether the token came with it.
     """
@@ -64,6 +65,7 @@ class Hub:
     cuts: dict[str, list[int]] = field(default_factory=dict)
     swapped: dict[str, bytes] = field(default_factory=dict)
     failing: dict[str, int] = field(default_factory=dict)
+    ranges: bool = True
     hold: dict[str, int] = field(default_factory=dict)
     release: threading.Event = field(default_factory=threading.Event)
     held: threading.Event = field(default_factory=threading.Event)
@@ -170,9 +172,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(503)
         content = self.hub.repos[f"{kind}/{owner}/{name}"].commits[revision][file]
         content = self.hub.swapped.get(file, content)
-        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
-        self.send_response(206 if "Range" in self.headers else 200)
-        if "Range" in self.headers:
+        asked = self.headers.get("Range", "") if self.hub.ranges else ""
+        start = int(asked.removeprefix("bytes=").partition("-")[0] or 0)
+        self.send_response(206 if asked else 200)
+        if asked:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()

@@ -76,9 +76,8 @@ def prepare(
     monkeypatch.setattr(lock_module, "LOCK", found.lock)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(root / "no-token"))
-    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100)
+    monkeypatch.setattr(staging_hub, "CHUNK", 100)
     monkeypatch.setattr(staging_hub, "PAUSES", (0.01, 0.01))
-    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
     environment = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "NO_PROXY": "127.0.0.1,localhost"}
     environment |= {"LADA_MODELS": str(found.models), "LADA_DATA": str(found.data)}
     for name, value in environment.items():

@@ -37,6 +37,11 @@ def test_a_cut_connection_is_gone_on_with_where_it_broke(site: Site) -> None:
     assert "bytes=1000-" in elsewhere and "bytes=1500-" in elsewhere
 
 
+def test_a_server_that_knows_no_parts_sends_all_of_it_again(site: Site) -> None:
+    site.hub.cuts[SHARD], site.hub.ranges = [1000], False
+    assert site.stage() == 0, site.error
+
+
 def test_a_server_that_fails_for_a_while(site: Site) -> None:
     site.hub.failing[SHARD] = 2
     assert site.stage() == 0
@@ -173,27 +178,34 @@ def test_a_disk_that_is_full_all_the_same(site: Site, tmp_path: Path) -> None:
 
 WITH_LOCK = """
 import pathlib, sys
-import huggingface_hub.constants
+import jobs.staging_hub
 import jobs.staging_lock
 from jobs.__main__ import main
 
-huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 10_000
+jobs.staging_hub.CHUNK, jobs.staging_hub.SILENT_SECONDS = 10_000, 2.0
 jobs.staging_lock.LOCK = pathlib.Path(sys.argv[1])
 sys.exit(main(sys.argv[2:]))
 """
 
 
-def test_a_killed_staging_goes_on_where_it_was(site: Site) -> None:
+def start(site: Site) -> subprocess.Popen[str]:
+    """A staging of its own process that has begun with the first shard, and gets no more of it."""
     site.hub.repos[f"models/{QWEN}"].push(model_files("long", 320_000))
     site.hub.hold[SHARD] = 100_000
     command = [sys.executable, "-c", WITH_LOCK, str(site.lock), "stage", "--scenario", "one-client"]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "0"})
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     assert site.hub.held.wait(60)
     (part,) = site.models.rglob(f"{SHARD}.part")
     while part.stat().st_size < 80_000 and process.poll() is None:
         pass
+    return process
+
+
+def test_a_killed_staging_goes_on_where_it_was(site: Site) -> None:
+    process = start(site)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     site.hub.hold.clear()
     site.hub.release.set()
     assert not (site.models / "Qwen3-32B").exists()
@@ -204,6 +216,15 @@ def test_a_killed_staging_goes_on_where_it_was(site: Site) -> None:
     assert site.entry()["revision"] == first, "the commit that the killed one had begun with"
     resumed = [asked for _, path, asked, _ in site.hub.requests if path.endswith(f"{first}/{SHARD}")]
     assert len(set(resumed)) == 1 and 80_000 <= int(resumed[0][6:-1]) <= 100_000
+
+
+def test_an_interrupted_staging_ends_soon_although_the_hub_is_silent(site: Site) -> None:
+    process = start(site)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and error == "interrupted; the same command goes on where it was\n"
+    assert not (site.models / "Qwen3-32B").exists() and list(site.models.rglob(f"{SHARD}.part"))
+    assert not list(site.models.rglob("*.lease")), "the next one need not wait"
 
 
 def test_two_stagings_of_one_model_do_not_meet(site: Site) -> None:
