@@ -116,6 +116,7 @@ doctor: $(HOST_VENV) ## whether runs can work on this cluster, and what to mend 
 	$(JOBS) doctor --runs $(RUNS) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(WAIT),--wait $(WAIT)) $(AS_JSON)
 
 stage: export HF_HUB_OFFLINE := 0
+stage: export HF_HUB_DISABLE_TELEMETRY := 1
 stage: $(HOST_VENV) ## fetch models and data, where there is a network (DATASET=mathinstruct CLUSTER=; MODELS=<folder>: use those)
 	$(JOBS) stage --scenario $(SCENARIO) --dataset $(DATASET) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(MODEL),--model $(MODEL)) $(if $(MODELS),--models $(MODELS)) $(if $(FULL),--full) $(if $(DRY),--dry)
 

@@ -5,7 +5,9 @@ The first staging writes what it found; from then on what the hub, a mirror or a
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -74,11 +76,15 @@ def read_lock(path: Path | None = None) -> Lock:
 def write_locked(kind: Kind, name: str, entry: Locked, path: Path | None = None) -> None:
     """Change one entry; two stagings at once do not lose each other's."""
     path = path or LOCK
-    with path.with_name(f".{path.name}.guard").open("w") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
+    guard = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):  # some shared file systems have no flock
+            fcntl.flock(guard, fcntl.LOCK_EX)
         content = read_lock(path).model_dump(mode="json")
         content[f"{kind}s"][name] = entry.model_dump(mode="json")
         write_atomic(path, dump_json(content))
+    finally:
+        os.close(guard)
 
 
 def differences(locked: Mapping[str, LockedFile], found: Mapping[str, LockedFile]) -> list[str]:

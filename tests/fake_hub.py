@@ -127,7 +127,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._resolve(path.strip("/"), token)
 
     def _api(self, path: str, token: bool) -> None:
-        kind, owner, name, *rest = path.split("/")
+        kind, owner, name, *rest = [*path.split("/"), "", ""]
+        rest = [part for part in rest if part]
         repo = self.hub.repos.get(f"{kind}/{owner}/{name}")
         if self.headers.get("Authorization") and not token:
             return self._refuse(401, message="Invalid credentials in Authorization header")

@@ -355,3 +355,4 @@ def test_make_lets_staging_alone_ask_the_hub(tmp_path: Path) -> None:
         ).stdout
     assert "'HF_HUB_OFFLINE': '0'" in said["stage"] and "'HF_HUB_OFFLINE': '1'" in said["methods"]
     assert "'LADA_MODELS': '/my/models'" in said["methods"]
+    assert "'HF_HUB_DISABLE_TELEMETRY': '1'" in said["stage"]

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -235,8 +236,18 @@ def test_two_stagings_of_one_model_do_not_meet(site: Site) -> None:
     assert site.stage() == 0
 
 
+def test_two_stagings_write_into_one_lock(tmp_path: Path) -> None:
+    path = tmp_path / "lock.json"
+    path.write_text('{"models": {}, "datasets": {}}')
+    names = [f"a/{number}" for number in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: write_locked("model", name, lock_module.Locked(), path), names))
+    assert sorted(read_lock(path).models) == sorted(names)
+
+
 def test_the_lock_keeps_other_entries(tmp_path: Path) -> None:
     path = tmp_path / "lock.json"
     path.write_text('{"models": {"a/b": {"revision": null, "files": {}}}, "datasets": {}}')
     write_locked("model", "c/d", lock_module.Locked(revision="0" * 40), path)
     assert list(read_lock(path).models) == ["a/b", "c/d"]
+    assert list(tmp_path.iterdir()) == [path], "nothing else is left beside it"
