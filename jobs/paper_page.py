@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -25,6 +25,7 @@ MEMORY_PARTS = {
     "cache": ("KV cache",),
 }
 """Columns of the memory table, and the parts that each sums; the page says what they mean."""
+WORK_COLUMNS = ("read", "trained", "generated", "10^15 FLOP", "h each", "GPU-hours", "sends", "adapters")
 
 
 def total_gpu_hours(estimates: Sequence[Estimate]) -> int:
@@ -46,6 +47,8 @@ def show_page(estimates: Sequence[Estimate], console: Console) -> None:
         console.print(f"\n{SETTINGS[one.config.shots]}, {one.config.rounds} rounds:")
         console.print(_work(one))
         console.print(_from_begin_to_end(one), markup=False)
+        for line in _beyond_limits(one):
+            console.print(line, markup=False)
     console.print()
     for line in _notes(last):
         console.print(line, markup=False)
@@ -106,20 +109,18 @@ def _footprint_cells(party: PartyEstimate, found: Footprint) -> list[str]:
 
 
 def _work(one: Estimate) -> Table:
-    columns = (
-        "read",
-        "trained",
-        "generated",
-        "10^15 FLOP",
-        "longest stage",
-        "GPU-hours",
-        "sends",
-        "adapters",
-    )
-    table = _table("party", "stages", *columns, left=(0,))
+    table = _table("party", "step", "times", "GB", *WORK_COLUMNS, left=(0, 1))
     for party in one.parties:
-        table.add_row(party.party.name, *_work_cells(one.of(party.party.name)))
-    table.add_row("all", *_work_cells(one.stages))
+        steps: dict[str, list[StageEstimate]] = {}
+        for stage in one.of(party.party.name):
+            steps.setdefault(stage.stage.step.split("_")[0], []).append(
+                stage
+            )  # write_0, write_1, … are alike
+        for row, (step, stages) in enumerate(steps.items()):
+            name = party.party.name if row == 0 else ""
+            gb = max(stage.gb for stage in stages)
+            table.add_row(name, step, str(len(stages)), f"{gb:.0f}" if gb else "", *_work_cells(stages))
+    table.add_row("all", "", str(len(one.stages)), "", *_work_cells(one.stages))
     return table
 
 
@@ -127,14 +128,28 @@ def _work_cells(stages: Sequence[StageEstimate]) -> list[str]:
     efforts = [one.effort for one in stages]
     tokens = [sum(getattr(each, name) for each in efforts) for name in ("read", "trained", "generated")]
     return [
-        str(len(stages)),
-        *(f"{value / 1e6:.2f}" for value in tokens),
+        *(f"{value / 1e6:.2f}" if value else "" for value in tokens),
         f"{sum(each.flops for each in efforts) / 1e15:.0f}",
-        f"{max((each.hours for each in efforts), default=0.0):.2f} h",
+        f"{max((each.hours for each in efforts), default=0.0):.2f}",
         f"{sum(one.gpu_hours for one in stages):.1f}",
-        size(sum(one.bytes for one in stages)),
-        size(sum(one.extra_bytes for one in stages)),
+        _bytes(sum(one.bytes for one in stages)),
+        _bytes(sum(one.extra_bytes for one in stages)),
     ]
+
+
+def _bytes(count: float) -> str:
+    return size(count) if count else ""
+
+
+def _beyond_limits(one: Estimate) -> Iterator[str]:
+    """Parties with a stage that takes longer than its time limit."""
+    for party in one.parties:
+        longest = max((stage.effort.hours for stage in one.of(party.party.name)), default=0.0)
+        if 60 * longest > party.minutes:
+            yield (
+                f"{party.party.name}: a stage takes {longest:.1f} h and may take {party.minutes / 60:g} h: "
+                "it saves a resume point and goes on in a next attempt."
+            )
 
 
 def _from_begin_to_end(one: Estimate) -> str:
@@ -155,9 +170,9 @@ def _notes(one: Estimate) -> list[str]:
     return [
         "states: gradients and optimiser. activity: activations, or prompts that are read. shared: what "
         "ranks gather and exchange. Z: ZeRO stage. /n: a copy of the model lies over n GPUs, of which one "
-        "works at a time. Tokens in 10^6: read without training, trained on (all epochs), newly generated. "
-        "sends: what the method sends, a message once per recipient; adapters: these (their hash alone above "
-        "exchange.max_delta_bytes) and rewards.",
+        "works at a time. h each: of the longest. Tokens in 10^6: read without training, trained on (all "
+        "epochs), newly generated. sends: what the method sends, a message once per recipient; adapters: "
+        "these (their hash alone above exchange.max_delta_bytes) and rewards.",
         f"Assumed, not measured (`planning` in the cluster file): {gpu.tflops:g} TFLOP/s, of which "
         f"training reaches {speed.training:.0%}, other passes {speed.forward:.0%}; {gpu.bandwidth_gbs:g} "
         f"GB/s, of which decoding reaches {speed.decoding:.0%}, but {speed.launch_ms:g} ms a layer and "

@@ -26,12 +26,14 @@ class PartyEstimate:
 
     Attributes:
         gpus: of one stage, all nodes together.
+        minutes: time limit of one attempt.
         training: None where the party's model is never trained.
     """
 
     party: PartyOptions
     setup: Setup
     gpus: int
+    minutes: int
     training: Footprint | None
     generation: Footprint
 
@@ -43,6 +45,7 @@ class StageEstimate:
     Attributes:
         bytes: of what a method sends: texts, ids, letters, logits, votes.
         extra_bytes: of rewards and adapters, which are published beside it.
+        gb: on each GPU at the peak.
         known: whether its work is modelled.
     """
 
@@ -52,6 +55,7 @@ class StageEstimate:
     effort: Effort
     bytes: float
     extra_bytes: float
+    gb: float
     known: bool
 
     @property
@@ -135,7 +139,7 @@ def setup_of(config: RunConfig, party: PartyOptions, resources: Resources, plann
     Raises:
         ConfigError: nothing is known of the model.
     """
-    server, texts = party.name == SERVER, planning.texts
+    server = party.name == SERVER
     options = config.training.server if server else config.training.client
     return Setup(
         facts=model_facts(party.model),
@@ -147,11 +151,20 @@ def setup_of(config: RunConfig, party: PartyOptions, resources: Resources, plann
         micro_tokens=options.micro_tokens,
         head_chunk=config.numerics.head_chunk,
         rows=config.generation.batch_size,
-        longest_prompt=texts.longest_question + (texts.demonstration if config.shots else 0),
+        longest_prompt=_longest_prompt(config, planning, server=server),
         max_new_tokens=config.generation.max_new_tokens,
         responses=1 + len(config.clients) if server else 2,
         planning=planning,
     )
+
+
+def _longest_prompt(config: RunConfig, planning: Planning, *, server: bool) -> int:
+    """Tokens of a party's longest prompt; WASP's server reads examples with their solutions."""
+    texts = planning.texts
+    longest = texts.longest_question + (texts.demonstration if config.shots else 0)
+    if not server or config.method["name"] != "wasp":
+        return longest
+    return max(longest, int(config.method["examples"]) * (texts.question + texts.response))
 
 
 def _party(
@@ -171,7 +184,8 @@ def _party(
         if stage.party == party.name
     )
     gpus = resources.gpus * resources.nodes
-    return PartyEstimate(party, setup, gpus, training if trained else None, generation)
+    minutes = resources.minutes
+    return PartyEstimate(party, setup, gpus, minutes, training if trained else None, generation)
 
 
 def _refuse_what_cannot_fit(parties: Sequence[PartyEstimate], cluster: Cluster) -> None:
@@ -206,8 +220,17 @@ def _stage(
         effort(found.works, party.setup),
         _sent_bytes(party.setup, found),
         _extra_bytes(config, party.setup, found),
+        _peak_gb(party, found),
         not found.unknown,
     )
+
+
+def _peak_gb(party: PartyEstimate, found: StageWork) -> float:
+    """Of a stage's work; a pass without gradients takes less than generation does."""
+    if not found.works:
+        return 0.0
+    trains = any(isinstance(work, Training) for _, work in found.works)
+    return max(party.generation.gb, party.training.gb if trains and party.training is not None else 0.0)
 
 
 def _sent_bytes(setup: Setup, found: StageWork) -> float:

@@ -52,11 +52,21 @@ def test_one_page_whose_last_line_is_the_total(
     assert plan(tmp_path, scenario=scenario) == 0
     shown = capsys.readouterr().out
     assert 15 < total(shown) < 100
-    assert len(shown.splitlines()) <= 60 and max(map(len, shown.splitlines())) <= WIDTH, "a page"
+    assert len(shown.splitlines()) <= 66 and max(map(len, shown.splitlines())) <= WIDTH, "a page"
     assert shown.startswith(f"Scenario {scenario}: lada on mathinstruct, LoRA of rank 16, one seed")
     assert "zero-shot, 5 rounds:" in shown and "one-shot, 5 rounds:" in shown
     assert "sbatch" not in shown and "NOT MODELLED" not in shown
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_stage_beyond_its_time_limit_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site = tmp_path / "hasty.yaml"
+    text = (ROOT / "configs" / "clusters" / "a800.yaml").read_text(encoding="utf-8")
+    site.write_text(text.replace("minutes: 1440", "minutes: 15"))
+    assert plan(tmp_path, "--shots", "0", cluster=str(site)) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"server: a stage takes 0\.[34] h and may take 0\.25 h", shown)
+    assert "client-1: a stage" not in shown
 
 
 def test_machines_get_the_same_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -246,6 +246,19 @@ def test_every_scenario_fits_an_a800_node_per_party(scenario: str) -> None:
     assert not zero_shot.unknown
 
 
+@pytest.mark.parametrize("method", EVERY_METHOD)
+def test_every_method_fits_as_it_is_shipped(method: str) -> None:
+    for scenario in SCENARIOS:
+        for one in both_settings(*paper(scenario, method), load_cluster("a800")):
+            assert 0.3 < one.gpu_hours < 80 and one.most_gpus <= 16, scenario
+
+
+def test_prompts_with_many_examples_take_room() -> None:
+    config, plan = paper("1", "wasp", "generation.batch_size=64")
+    with pytest.raises(ConfigError, match=r"generation takes .*prompts.*SET generation.batch_size=32"):
+        estimate(config, plan, load_cluster("a800"))
+
+
 def test_lada_sends_less_than_fedkd_by_what_is_selected() -> None:
     cluster = load_cluster("a800")
     sent = {
