@@ -31,11 +31,13 @@ class Repo:
     Attributes:
         gated: listing is free, files and auth-check need the token.
         granted: whether the token's owner agreed to the licence.
+        code: what the hub calls its refusal; a fine-grained token without the right to gated files gets none.
     """
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     gated: bool = False
     granted: bool = True
+    code: str = "GatedRepo"
 
     @property
     def main(self) -> str:
@@ -162,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _gate(self, repo: Repo, token: bool) -> bool:
         if not repo.gated or (token and repo.granted):
             return False
-        self._refuse(403 if token else 401, "GatedRepo")
+        self._refuse(403 if token else 401, repo.code)
         return True
 
     def _file(self, where: str) -> None:

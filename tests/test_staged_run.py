@@ -93,6 +93,7 @@ def without_network(code: str, arguments: list[str], site: Path) -> subprocess.C
     )
 
 
+@pytest.mark.slow
 def test_a_run_needs_no_network_and_no_data_argument(site: Path) -> None:
     settings = [part for one in (*SETTINGS, "tier=paper", "rounds=1") for part in ("--set", one)]
     asked = ["--scenario", "one-client", "--dataset", "mathinstruct", "--size", "tiny", *settings]

@@ -125,6 +125,13 @@ def test_a_token_whose_owner_did_not_agree(site: Site) -> None:
     assert "agree to the llama3 licence" in site.error
 
 
+def test_a_token_that_may_not_read_gated_files(site: Site) -> None:
+    repo = site.hub.repos[f"models/{LLAMA}"]
+    repo.granted, repo.code = False, ""
+    assert site.stage() == 15
+    assert "refuses this token (403)" in site.error and "public gated repos" in site.error
+
+
 def test_a_token_that_is_no_good(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_expired")
     assert site.stage() == 15 and "refuses this token (401)" in site.error and "hf_expired" not in site.error
