@@ -67,6 +67,22 @@ def test_adapters_have_as_many_parameters_as_peft_makes(model: str) -> None:
     assert count == small.lora_parameters(16, facts.lora_targets)
 
 
+def test_dynamic_positions_are_plain_ones_up_to_the_longest_sequence() -> None:
+    """InternLM3 in Llama's class: its remote code stretches positions beyond max_positions alone."""
+    facts = model_facts("internlm/internlm3-8b-instruct")
+    small = facts.architecture.model_copy(update={"num_layers": 1, "vocab_size": 64, "hidden_size": 64})
+    plain = small.model_copy(update={"rope_scaling": None})
+    positions = torch.tensor([[0, 1, 1000, small.max_positions - 1]])
+    found = []
+    for one in (small, plain):
+        values = one.config_json(facts.model_type)
+        config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
+        rotary = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(config)
+        found.append(rotary(torch.zeros(1), positions))
+    for scaled, unscaled in zip(*found, strict=True):
+        assert torch.equal(scaled, unscaled) and scaled.shape == (1, 4, small.head_dim)
+
+
 def test_counts_as_they_are_published() -> None:
     """In billions, as the models' own pages and papers round them."""
     published = {
