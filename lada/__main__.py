@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lada.errors import exit_code
+from lada.matrix.commands import add_commands
 
 # Everything else is imported by the commands: a stage must heed warnings before torch takes its seconds.
 if TYPE_CHECKING:
@@ -196,71 +197,6 @@ def _data(options: argparse.Namespace) -> int:
     return 0
 
 
-def _matrix(options: argparse.Namespace) -> int:
-    from lada.matrix.definition import read_matrix
-    from lada.matrix.local import find_runs, listing, run_matrix
-
-    matrix, runs = read_matrix(options.name, tier=options.tier, size=options.size), Path(options.runs)
-    if options.json:
-        print(json.dumps(listing(matrix, runs)))
-        return 0
-    if options.list:
-        for run in find_runs(matrix, runs):
-            print(f"{'finished' if run.finished else 'to do':8s}  {run.folder.name}  {run.cell}")
-        return 0
-    failed = run_matrix(
-        matrix, runs, jobs=options.jobs, report=lambda line: print(line, flush=True), amend=options.amend
-    )
-    for run in failed:
-        print(f"failed: {run.cell}: see {run.folder}.log", file=sys.stderr)
-    return 1 if failed else 0
-
-
-def _sweep(options: argparse.Namespace) -> int:
-    from lada.matrix.collect import collect, collect_into
-    from lada.matrix.local import find_runs, run_matrix
-    from lada.matrix.sweep import sweep, write_sweep
-    from lada.report.study import grid_table
-
-    place = {key: getattr(options, key) for key in ("tier", "size", "scenario", "dataset")}
-    data = [] if options.data is None else [f"dataset.file={Path(options.data).resolve()}"]
-    matrix = sweep(
-        place={**place, "shots": options.shots or 0},
-        method=options.method,
-        settings=[*options.set, *data],
-        grid=options.grid,
-        seeds=options.seeds or [options.seed or 0],
-    )
-    runs = Path(options.runs)
-    path = write_sweep(matrix, runs / "sweeps")
-    print(f"This sweep as a matrix: {path}", flush=True)
-    failed = run_matrix(matrix, runs, jobs=options.jobs, report=lambda line: print(line, flush=True))
-    for run in failed:
-        print(f"failed: {run.cell}: see {run.folder}.log", file=sys.stderr)
-    out = _results_folder(options, matrix.tier)
-    print(collect_into(out, path.stem, matrix, runs, remark=lambda line: print(line, file=sys.stderr)))
-    table = grid_table(matrix, collect(matrix, find_runs(matrix, runs)))
-    print(f"Clients' mean accuracy in per cent:\n\n{table}")
-    return 1 if failed else 0
-
-
-def _collect(options: argparse.Namespace) -> int:
-    from lada.matrix.collect import collect_into
-    from lada.matrix.definition import read_matrix
-
-    matrix = read_matrix(options.name, tier=options.tier, size=options.size)
-    print(
-        collect_into(
-            _results_folder(options, matrix.tier),
-            Path(options.name).stem,
-            matrix,
-            Path(options.runs),
-            remark=lambda line: print(line, file=sys.stderr),
-        )
-    )
-    return 0
-
-
 def _methods(options: argparse.Namespace) -> int:
     from lada.method import describe_methods
 
@@ -307,47 +243,10 @@ def _parser() -> argparse.ArgumentParser:
     show.set_defaults(command=_show)
     show.add_argument("run", help="the run's folder")
     _add_data(commands)
-    matrix = commands.add_parser("matrix", help="run what is missing of a matrix")
-    matrix.set_defaults(command=_matrix)
-    _add_matrix(matrix)
-    matrix.add_argument("--jobs", type=int, default=1, help="runs side by side, one core each")
-    matrix.add_argument("--list", action="store_true", help="its runs and which are finished; runs nothing")
-    matrix.add_argument("--json", action="store_true", help="the list as JSON, with what makes each run")
-    matrix.add_argument("--amend", action="store_true", help="go on although code or packages changed")
-    collect = commands.add_parser("collect", help="a matrix's finished runs as CSV")
-    collect.set_defaults(command=_collect)
-    _add_matrix(collect)
-    _add_results(collect)
-    sweep = commands.add_parser("sweep", help="one method over all combinations of some options' values")
-    sweep.set_defaults(command=_sweep)
-    add_run_options(sweep)
-    sweep.add_argument("--grid", type=shlex.split, required=True, help="a.b=1,2 c.d=x,y")
-    sweep.add_argument("--seeds", type=_numbers, help="0,1,2; default: the one seed")
-    sweep.add_argument("--jobs", type=int, default=1, help="runs side by side, one core each")
-    _add_results(sweep)
+    add_commands(commands, add_run_options)
     methods = commands.add_parser("methods", help="what METHOD= takes")
     methods.set_defaults(command=_methods)
     return parser
-
-
-def _add_results(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--results", default="results", help="folder of all results, one folder a tier")
-    parser.add_argument("--out", help="folder of the files, in place of <results>/<tier>")
-
-
-def _results_folder(options: argparse.Namespace, tier: str) -> Path:
-    return Path(options.results) / tier if options.out is None else Path(options.out)
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
-
-
-def _add_matrix(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="name in configs/matrices, or a YAML file")
-    parser.add_argument("--tier", help="whose arms, where the matrix lists names of arms; default: lab")
-    parser.add_argument("--size", help="in place of the matrix's own")
-    parser.add_argument("--runs", default="runs", help="folder of all runs")
 
 
 def _power_of_two(text: str) -> int:

@@ -13,8 +13,6 @@ writes one row per horizon, control and seed, and ``…-slopes.csv`` with a fitt
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lada.errors import DataError, exit_code
-from lada.rundir import write_atomic
+from lada.errors import exit_code
+from lada.tabular import read_records, write_csv
 
 Array = NDArray[np.float64]
 
@@ -166,14 +164,14 @@ def last_doubling(curve: Mapping[int, float]) -> float:
 
 def write(points: Sequence[Point], path: Path) -> Path:
     """The points as CSV, and beside them ``<name>-slopes.csv``, whose path is returned."""
-    write_atomic(path, _csv(COLUMNS, ((p.control, p.horizon, p.seed, f"{p.value:.9g}") for p in points)))
+    write_csv(path, COLUMNS, ((p.control, p.horizon, p.seed, f"{p.value:.9g}") for p in points))
     slopes = path.with_name(f"{path.stem}-slopes.csv")
     rows = []
     for control in dict.fromkeys(point.control for point in points):
         curve = means(points, control)
         fitted = (slope(curve), slope(upper_half(curve)), last_doubling(curve))
         rows.append((control, *(f"{one:.4f}" for one in fitted)))
-    write_atomic(slopes, _csv(SLOPE_COLUMNS, rows))
+    write_csv(slopes, SLOPE_COLUMNS, rows)
     return slopes
 
 
@@ -183,13 +181,6 @@ def read(path: Path) -> list[Point]:
     Raises:
         DataError: the file is not there or has other columns.
     """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            found = list(csv.DictReader(file))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if not found or tuple(found[0]) != COLUMNS:
-        raise DataError(f"{path}: columns {list(found[0]) if found else []}, expected {list(COLUMNS)}")
     return [
         Point(
             row["control"],
@@ -197,16 +188,8 @@ def read(path: Path) -> list[Point]:
             int(row["seed"]),
             float(row["mean_square_gradient"]),
         )
-        for row in found
+        for row in read_records(path, COLUMNS)
     ]
-
-
-def _csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -125,18 +125,23 @@ class Paused(LadaError):
 def exit_code(command: Callable[[], int]) -> int:
     """Call a command; what it raised on purpose becomes a line on stderr and an exit code."""
     try:
-        return command()
+        code = command()
+        sys.stdout.flush()  # here, not at the interpreter's end, where a closed pipe is no longer caught
+        return code
     except LadaError as error:
         _last_words(f"{type(error).__name__}: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         _last_words("interrupted; the same command goes on where it was")
         return 130
+    except BrokenPipeError:  # whoever read the output, `head` for one, has seen enough
+        _last_words()
+        return 141
 
 
-def _last_words(text: str) -> None:
+def _last_words(text: str = "") -> None:
     """Say why the process ends; a full disk must change neither that nor the exit code."""
-    for stream, words in ((sys.stdout, ""), (sys.stderr, f"{text}\n")):
+    for stream, words in ((sys.stdout, ""), (sys.stderr, f"{text}\n" if text else "")):
         try:
             print(words, end="", file=stream, flush=True)
         except OSError:  # what is left in the buffer would fail again at the interpreter's end

@@ -6,8 +6,6 @@ resumed has the same bytes as one that was not.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -24,6 +22,7 @@ from lada.manifest import Manifest, read_manifest
 from lada.plan import Plan
 from lada.records import SampleLog, read_jsonl
 from lada.rundir import RunDir, Stage, write_atomic
+from lada.tabular import csv_text, read_records
 
 COLUMNS = (
     "run_id",
@@ -47,10 +46,6 @@ Row = tuple[int, str, str, float]
 
 def write_metrics(run: RunDir, config: RunConfig, plan: Plan) -> None:
     """Rebuild metrics.csv and timings.csv from what is committed at present."""
-    rows = sorted(_rows(run, plan))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
     head = (
         plan.run_id,
         config.tier,
@@ -60,10 +55,13 @@ def write_metrics(run: RunDir, config: RunConfig, plan: Plan) -> None:
         config.method_label,
         config.seed,
     )
-    for number, party, metric, value in rows:
-        writer.writerow([*head, number, party, config.party(party).model, metric, repr(float(value))])
+    rows = (
+        (*head, number, party, config.party(party).model, metric, repr(float(value)))
+        for number, party, metric, value in sorted(_rows(run, plan))
+    )
+    text = csv_text(COLUMNS, rows)
     crash_point("metrics.before-replace")
-    _write_changed(run.metrics_csv, text.getvalue())
+    _write_changed(run.metrics_csv, text)
     crash_point("metrics.replaced")
     _write_changed(run.timings_csv, _timings(run))
 
@@ -79,19 +77,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: when the file is missing or has other columns.
     """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if tuple(header) != COLUMNS:
-        raise DataError(f"{path}: columns {header}, expected {list(COLUMNS)}")
-    return [_typed(path, number, row) for number, row in enumerate(rows, start=2)]
+    return [_typed(path, number, row) for number, row in enumerate(read_records(path, COLUMNS), start=2)]
 
 
-def _typed(path: Path, number: int, row: list[str]) -> dict[str, Any]:
+def _typed(path: Path, number: int, found: dict[str, str]) -> dict[str, Any]:
     try:
-        found = dict(zip(COLUMNS, row, strict=True))
         numbers = {"round": int(found["round"]), "seed": int(found["seed"]), "value": float(found["value"])}
     except ValueError as error:
         raise DataError(f"{path}, line {number}: {error}") from error

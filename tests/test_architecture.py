@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 MEMBERS = {
     0: "errors faults config records answers prompts rundir payloads manifest exchange incoming plan ledger "
     "lease driver diagnostics results inbox provenance policy space synthetic replay reuse communication "
-    "architecture model_facts staged",
+    "architecture model_facts staged tabular",
     1: "data",
     2: "models resume generation row_cache evaluation losses forward training training_state token_alignment "
     "vocabulary voting soft_targets knowledge labels selection socratic embedding writing lab "

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -147,3 +150,16 @@ def test_methods_lists_every_option_with_default_and_meaning() -> None:
         assert line in text
     bare = [line for line in describe_methods() if line.startswith("    ") and "  " not in line.strip()]
     assert not bare, f"options without a meaning: {bare}"
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "lada", "matrix", "table2", "--list"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")

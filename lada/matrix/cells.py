@@ -12,7 +12,6 @@ from typing import Any
 from lada.config import CONFIGS, Layer, RunConfig, layers
 from lada.errors import ConfigError
 from lada.matrix.definition import Matrix
-from lada.matrix.definition import read_matrix as read_matrix  # moves away with the last importer
 
 ANY_SCENARIO = "one-client"
 """Where a matrix names a scenario's models itself, some file has to be read before they replace it."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from lada.config import read_run
 from lada.matrix.local import Run
-from lada.matrix.rows import write_csv
 from lada.rundir import RunDir, sha256
+from lada.tabular import write_csv
 
 RUN_COLUMNS = (
     "arm",

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from lada.config import SERVER
-from lada.errors import DataError
-from lada.rundir import write_atomic
+from lada.tabular import read_records, write_csv
 
 ASIDE = ("adapters", "rewards")
 """Kinds that are counted apart from what methods say to each other (architecture, section 3)."""
@@ -50,29 +46,13 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
     write_csv(path, COLUMNS, ((*astuple(row)[:-1], f"{row.value:.9g}") for row in rows))
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A CSV file, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    write_atomic(path, text.getvalue())
-
-
 def read_rows(path: Path) -> list[Row]:
     """What `write_rows` wrote.
 
     Raises:
         DataError: the file is not there or has other columns.
     """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            found = list(csv.DictReader(file))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if found and tuple(found[0]) != COLUMNS:
-        raise DataError(f"{path}: columns {list(found[0])}, expected {list(COLUMNS)}")
-    return [_row(row) for row in found]
+    return [_row(row) for row in read_records(path, COLUMNS)]
 
 
 def _row(row: Mapping[str, str]) -> Row:

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lada.config import CONFIGS
-from lada.matrix.rows import write_csv
 from lada.report.latex import to_latex
 from lada.report.layout import AXES, Entry, Table
 from lada.report.render import to_markdown
 from lada.report.results import ROOT
 from lada.report.tables import Built, build_all
 from lada.rundir import write_atomic
+from lada.tabular import write_csv
 
 LONG = (
     "table",

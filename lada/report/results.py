@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from lada.errors import DataError
 from lada.matrix.cells import expand
 from lada.matrix.definition import Matrix, read_matrix
 from lada.matrix.rows import COLUMNS
+from lada.tabular import read_csv
 
 ROOT = Path(__file__).parents[2]
 PLACE = ["scenario", "dataset", "shots"]
@@ -120,15 +120,8 @@ def _runs(path: Path) -> pandas.DataFrame:
 
 
 def _read(path: Path) -> pandas.DataFrame:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            header, *lines = list(csv.reader(file)) or [[]]
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    for number, line in enumerate(lines, start=2):
-        if len(line) != len(header):
-            raise DataError(f"{path}, line {number}: {len(line)} fields, expected {len(header)}")
-    return pandas.DataFrame(lines, columns=header, dtype=object)
+    columns, rows = read_csv(path)
+    return pandas.DataFrame(rows, columns=list(columns), dtype=object)
 
 
 def _numbers(frame: pandas.DataFrame, name: str, path: Path, *, nan: bool = False) -> pandas.Series:

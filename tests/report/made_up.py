@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from lada.matrix.rows import Row, write_csv, write_rows
+from lada.matrix.rows import Row, write_rows
+from lada.tabular import write_csv
 
 RUN_HEAD = ("arm", "at", "scenario", "dataset", "shots", "seed", "run_id", "size")
 RUN_TAIL = ("git", "git_dirty", "amended_from", "code", "run_yaml", "packages", "weights", "machine")
