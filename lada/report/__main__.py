@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lada.config import CONFIGS
 from lada.errors import exit_code
 from lada.report.explain import explain
 from lada.report.export import write_tables
@@ -44,6 +45,7 @@ def _explain(options: argparse.Namespace) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = argparse.ArgumentParser(prog="python -m lada.report", description=__doc__)
+    tiers = sorted(path.stem for path in (CONFIGS / "tiers").glob("*.yaml"))
     commands = found.add_subparsers(required=True, metavar="COMMAND")
     for name, function, what in (
         ("tables", _tables, "Tables I to VI: Markdown, LaTeX, CSV"),
@@ -53,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=what)
         command.set_defaults(function=function)
-        command.add_argument("--tier", default="lab", choices=("lab", "paper"))
+        command.add_argument("--tier", default="lab", choices=tiers)
         command.add_argument("--results", type=Path, default=ROOT / "results")
         if name == "explain":
             command.add_argument("--runs", type=Path, default=ROOT / "runs")

@@ -106,6 +106,8 @@ def draw(tier: str, results: Path = ROOT / "results", configs: Path = CONFIGS) -
 def draw_all(tier: str, results: Path = ROOT / "results", configs: Path = CONFIGS) -> list[Path]:
     """Write all figures of a tier as PDF and PNG, and an index with their captions; returns the files.
 
+    Other figures in that folder are removed, so that none is older than its results.
+
     Raises:
         DataError: a results file that is there cannot be used.
     """
@@ -120,8 +122,12 @@ def draw_all(tier: str, results: Path = ROOT / "results", configs: Path = CONFIG
         if cases:
             paths.append(folder / f"{name}.md")
             write_atomic(paths[-1], to_markdown(cases, labels(matrix, tier, configs)))
-    write_atomic(folder / INDEX, index(tier, gallery.drawings, gallery.missing))
-    return [*paths, folder / INDEX]
+    paths.append(folder / INDEX)
+    write_atomic(paths[-1], index(tier, gallery.drawings, gallery.missing))
+    for ending in ("pdf", "png", "md"):
+        for path in set(folder.glob(f"*.{ending}")) - set(paths):
+            path.unlink()
+    return paths
 
 
 def labels(matrix: str, tier: str, configs: Path = CONFIGS) -> dict[str, str]:

@@ -167,9 +167,13 @@ def legend(figure: Figure, handles: Mapping[str, Any]) -> None:
 
 
 def zoom(axes: Axes, low: float, high: float, *, least: float) -> None:
-    """Limits of the y axis around [low, high], at least ``least`` apart: noise shall not fill a panel."""
+    """Limits of the y axis around [low, high], at least ``least`` apart: noise shall not fill a panel.
+
+    What is never negative has no room below zero.
+    """
     middle, span = (low + high) / 2, max((high - low) * 1.15, least)
-    axes.set_ylim(middle - span / 2, middle + span / 2)
+    bottom = max(0.0, middle - span / 2) if low >= 0 else middle - span / 2
+    axes.set_ylim(bottom, bottom + span)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from lada.report.figures import CASES, PLANS, draw, draw_all
 from lada.report.html import png_size
 from lada.report.results import Results, load
 from lada.report.series import exchanged, gaps, over_seeds, places, size
-from lada.report.style import KNOWN, OTHERS, Drawing, looks
+from lada.report.style import KNOWN, OTHERS, Drawing, looks, zoom
 from tests.report.made_up import row, write_results
 
 MATRIX = {
@@ -352,6 +352,18 @@ def test_all_figures_that_can_be_drawn_are_written_and_the_others_are_named(tmp_
     first = {path: path.read_bytes() for path in written}
     draw_all("lab", results, configs)
     assert {path: path.read_bytes() for path in written} == first
+    (results / "convergence.csv").unlink()
+    draw_all("lab", results, configs)
+    assert not list(written[0].parent.glob("convergence.*")), "a figure without its results"
+
+
+@pytest.mark.parametrize(("low", "high", "limits"), [(0.01, 0.02, (0, 0.1)), (-0.01, 0.01, (-0.05, 0.05))])
+def test_what_is_never_negative_has_no_room_below_zero(
+    low: float, high: float, limits: tuple[float, float]
+) -> None:
+    axes = Figure().add_subplot()
+    zoom(axes, low, high, least=0.1)
+    assert axes.get_ylim() == pytest.approx(limits)
 
 
 def test_with_no_results_all_figures_of_the_paper_are_missing(tmp_path: Path) -> None:
