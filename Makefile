@@ -207,7 +207,7 @@ explain: $(VENV)/.ready ## where a number is from: CELL="table2/scenario 1/zero-
 	$(if $(CELL),,$(error name a cell: make explain CELL="table2/scenario 1/zero-shot/client-1/lada"))
 	$(REPORT) explain $(OF_TIER) --runs $(RUNS) "$(CELL)"
 
-convergence: $(VENV)/.ready ## Section V's rate on a toy, with two controls: results/convergence.csv
+convergence: $(VENV)/.ready ## Section V on toys: the rate with two controls, what selection does to a gradient
 	$(BIN)/python -m lada.convergence
 
 # The runs behind README's Results section.

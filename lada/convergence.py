@@ -2,12 +2,13 @@
 
 Upper problem: min over phi of sum log(1 + residual^2), smooth and not convex; lower problems: K strongly
 convex quadratics, solved by ceil(log T) noisy gradient steps; the true gradient is known in closed form. It
-shows the rate of Theorem 1 under the theorem's own assumptions: selection of samples is not part of it, nor
-are networks or texts.
+shows the rate of Theorem 1 under the theorem's own assumptions: selection of samples is not part of it (see
+`lada.toy_pool` for what that does to them), nor are networks or texts.
 
     python -m lada.convergence --out results/convergence.csv
 
-writes one row per horizon, control and seed, and ``…-slopes.csv`` with a fitted slope per control.
+writes one row per horizon, control and seed, ``…-slopes.csv`` with a fitted slope per control, and beside
+them ``toy-pool.csv``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lada import toy_pool
 from lada.errors import exit_code
 from lada.tabular import read_records, write_csv
 
@@ -193,11 +195,14 @@ def read(path: Path) -> list[Point]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the toy and write both files; prints the slopes."""
+    """Run the toys and write their files; prints the slopes, and what selection does to a gradient."""
     parser = argparse.ArgumentParser(prog="python -m lada.convergence", description=main.__doc__)
     parser.add_argument("--out", type=Path, default=Path("results") / "convergence.csv")
     slopes = write(measure(), parser.parse_args(arguments).out)
     sys.stdout.write(slopes.read_text(encoding="utf-8"))
+    pool = slopes.with_name("toy-pool.csv")
+    toy_pool.write(toy_pool.measure(), pool)
+    sys.stdout.write(f"\n{pool.read_text(encoding='utf-8')}")
     return 0
 
 

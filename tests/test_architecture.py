@@ -24,7 +24,7 @@ MEMBERS = {
     "tree_search tree_texts tree_actions consistency",
     3: "party method methods local prepared pairs distillation answering imitation shared_texts boosting "
     "runs plugin plugin_options allocations",
-    4: "stage progress matrix report convergence __main__",
+    4: "stage progress matrix report convergence toy_pool __main__",
 }
 """Ring -> modules and packages of lada; what is inside a package has its ring (architecture, section 2)."""
 RINGS = {f"lada.{name}": ring for ring, names in MEMBERS.items() for name in names.split()} | {"lada": 0}

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lada import toy_pool
 from lada.convergence import (
     HORIZONS,
     SIZE,
@@ -87,7 +88,10 @@ def test_the_command_writes_both_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     quick = measure(horizons=(4, 8, 16), seeds=(0,))
+    few = toy_pool.measure(seeds=(0,))
     monkeypatch.setattr("lada.convergence.measure", lambda: quick)
+    monkeypatch.setattr("lada.toy_pool.measure", lambda: few)
     assert main(["--out", str(tmp_path / "toy.csv")]) == 0
     assert len(read(tmp_path / "toy.csv")) == 9
-    assert capsys.readouterr().out == (tmp_path / "toy-slopes.csv").read_text()
+    shown = capsys.readouterr().out
+    assert shown == (tmp_path / "toy-slopes.csv").read_text() + "\n" + (tmp_path / "toy-pool.csv").read_text()
