@@ -212,7 +212,7 @@ convergence: $(VENV)/.ready ## Section V on toys: the rate with two controls, wh
 
 # The runs behind README's Results section.
 STUDY_RUNS ?= $(RUNS)/study
-STUDY := lab-tuning lab-study lab-threshold
+STUDY := lab-tuning lab-study lab-selection lab-threshold
 study: $(VENV)/.ready ## the runs behind README's results (hours; again = go on; PARALLEL=2 runs two at a time)
 	for matrix in $(STUDY); do \
 	  $(BIN)/python -m lada matrix $$matrix --runs $(STUDY_RUNS) --jobs $(PARALLEL) $(if $(AMEND),--amend) || exit 1; done
