@@ -22,6 +22,7 @@ from lada.config import TrainOptions, derive_seed
 from lada.errors import ModelError
 from lada.forward import Ids, Pair, forward_gathered, forward_log_probs
 from lada.losses import PairLoss, SoftLoss
+from lada.master_weights import open_adamw
 from lada.models import LanguageModel
 from lada.resume import Resume, Saved, Stateful, begin
 from lada.soft_targets import SoftTargets, padded
@@ -119,12 +120,10 @@ def fit(
     """
     phase = begin(resume, "fit", examples, options, loss, learning_rate, seed, head_chunk)
     parameters = model.trainable()
-    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
-    optimiser = torch.optim.AdamW(
-        parameters, lr=learning_rate, betas=(0.9, 0.999), weight_decay=options.weight_decay, fused=fused
-    )
+    optimiser = open_adamw(parameters, options, learning_rate)
     state = TrainingState(model, optimiser, hooks.memory)
-    dropout = model.lora is not None and model.lora.dropout > 0
+    # Without dropout nothing differs in training mode, but only there activations are computed again.
+    dropout = model.checkpointing or (model.lora is not None and model.lora.dropout > 0)
     with _private_dropout(model, seed):
         if (saved := phase.result or phase.point) is not None:
             state.load(saved)
