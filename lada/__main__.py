@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import shlex
@@ -197,10 +198,17 @@ def _data(options: argparse.Namespace) -> int:
 
 
 def _matrix(options: argparse.Namespace) -> int:
+    from lada.matrix.cells import expand
     from lada.matrix.definition import read_matrix
-    from lada.matrix.local import find_runs, listing, run_matrix
 
     matrix, runs = read_matrix(options.name, tier=options.tier, size=options.size), Path(options.runs)
+    if options.list and importlib.util.find_spec("torch") is None:
+        for cell in expand(matrix):
+            print(cell)
+        print("Without torch methods cannot say which runs these are.", file=sys.stderr)
+        return 0
+    from lada.matrix.local import find_runs, listing, run_matrix
+
     if options.json:
         print(json.dumps(listing(matrix, runs)))
         return 0
