@@ -26,6 +26,8 @@ COMMANDS = (
     "gc",
     "doctor",
     "staging",
+    "rehearsal",
+    "matrix_plan",
 )
 """Modules of jobs/ that plug in commands."""
 

@@ -11,6 +11,7 @@ collect what a matrix's finished runs measured, as CSV
 sweep   a matrix made here: one method over all combinations of some options' values
 data    parse a dataset file into one line per record
 methods what METHOD= takes, with options, defaults and meanings
+rehearsal-models  random stand-ins of a scenario's real models, for TIER=rehearsal
 """
 
 from __future__ import annotations
@@ -207,8 +208,11 @@ def _matrix(options: argparse.Namespace) -> int:
             print(cell)
         print("Without torch methods cannot say which runs these are.", file=sys.stderr)
         return 0
-    from lada.matrix.local import find_runs, listing, run_matrix
+    from lada.matrix.local import find_runs, listing, plans, run_matrix
 
+    if options.plans:
+        print(json.dumps(plans(matrix, runs)))
+        return 0
     if options.json:
         print(json.dumps(listing(matrix, runs)))
         return 0
@@ -269,6 +273,19 @@ def _collect(options: argparse.Namespace) -> int:
     return 0
 
 
+def _rehearsal_models(options: argparse.Namespace) -> int:
+    from lada.rehearsal import write_models
+    from lada.staged import models_of
+
+    models, folder = models_of(options.scenario), Path(options.models)
+    folder.mkdir(parents=True, exist_ok=True)
+    made = write_models(models, folder, shard_bytes=options.shard_bytes)
+    print(
+        f"{len(made)} of {len(models)} rehearsal models made, {len(models) - len(made)} were there: {folder}"
+    )
+    return 0
+
+
 def _methods(options: argparse.Namespace) -> int:
     from lada.method import describe_methods
 
@@ -319,8 +336,7 @@ def _parser() -> argparse.ArgumentParser:
     matrix.set_defaults(command=_matrix)
     _add_matrix(matrix)
     matrix.add_argument("--jobs", type=int, default=1, help="runs side by side, one core each")
-    matrix.add_argument("--list", action="store_true", help="its runs and which are finished; runs nothing")
-    matrix.add_argument("--json", action="store_true", help="the list as JSON, with what makes each run")
+    _add_listings(matrix)
     matrix.add_argument("--amend", action="store_true", help="go on although code or packages changed")
     collect = commands.add_parser("collect", help="a matrix's finished runs as CSV")
     collect.set_defaults(command=_collect)
@@ -335,7 +351,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_results(sweep)
     methods = commands.add_parser("methods", help="what METHOD= takes")
     methods.set_defaults(command=_methods)
+    _add_rehearsal(commands)
     return parser
+
+
+def _add_rehearsal(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    models = commands.add_parser("rehearsal-models", help="random stand-ins of a scenario's real models")
+    models.set_defaults(command=_rehearsal_models)
+    models.add_argument("--scenario", nargs="+", default=["1"], help="names in configs/scenarios")
+    models.add_argument("--models", required=True, help="folder, one sub-folder per model is made in it")
+    models.add_argument("--shard-bytes", type=int, help="cut weights into files of this size")
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
@@ -349,6 +374,14 @@ def _results_folder(options: argparse.Namespace, tier: str) -> Path:
 
 def _numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
+
+
+def _add_listings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--list", action="store_true", help="its runs and which are finished; runs nothing")
+    parser.add_argument("--json", action="store_true", help="the list as JSON, with what makes each run")
+    parser.add_argument(
+        "--plans", action="store_true", help="what is to do as JSON, with configurations and plans"
+    )
 
 
 def _add_matrix(parser: argparse.ArgumentParser) -> None:

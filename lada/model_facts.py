@@ -139,7 +139,7 @@ def model_facts(model: str, configs: Path = CONFIGS) -> ModelFacts:
 
 
 def with_model_rates(found: Sequence[Layer], configs: Path = CONFIGS) -> list[Layer]:
-    """A run's layers, and one more with its models' own rates and epochs (paper tier).
+    """A run's layers, and one more with its models' own rates and epochs (paper tier and its rehearsal).
 
     A model's values take the place of the tier's alone: what a method's file, a matrix or SET says about
     ``training.<role>.learning_rate`` or ``epochs``, or a scenario about a party, stands. Local rates are not
@@ -153,7 +153,7 @@ def with_model_rates(found: Sequence[Layer], configs: Path = CONFIGS) -> list[La
     """
     merged, origins = merge(found)
     parties = merged.get("parties")
-    if merged.get("tier") != "paper" or not isinstance(parties, list):
+    if merged.get("tier") not in ("paper", "rehearsal") or not isinstance(parties, list):
         return list(found)
     tier = found[0][0]
     filled, local = [], []

@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=what)
         command.set_defaults(function=function)
-        command.add_argument("--tier", default="lab", choices=("lab", "paper"))
+        command.add_argument("--tier", default="lab", choices=("lab", "paper", "rehearsal"))
         command.add_argument("--results", type=Path, default=ROOT / "results")
         if name == "explain":
             command.add_argument("--runs", type=Path, default=ROOT / "runs")
