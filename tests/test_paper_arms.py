@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
+import math
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import jobs.__main__
 import lada.__main__
-from jobs.cluster import ROOT, load_cluster
+from jobs import matrix_plan
+from jobs.cluster import ROOT, Cluster, load_cluster
 from jobs.paper_plan import estimate
 from jobs.submit import add_asked, asked_arguments
 from lada.config import CONFIGS, SERVER, RunConfig, read_yaml
 from lada.matrix.cells import Cell, cell_layers, expand
 from lada.matrix.definition import Matrix, read_matrix
-from lada.matrix.local import run_arguments
+from lada.matrix.local import Run, run_arguments
 from lada.method import load_method, make_plan
 from lada.model_facts import model_facts
 from lada.runs import resolve_run
@@ -160,3 +166,75 @@ def gpu_hours(name: str) -> float:
         for one in configs(name).values()
     ]
     return sum(each) * len(found(name).seeds)
+
+
+# -- make plan MATRIX=…
+
+
+@pytest.fixture()
+def asked_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Methods are asked in this process."""
+
+    def ask(cluster: Cluster, arguments: Sequence[str], files: Sequence[Path], *, runs: Path) -> str:
+        text = io.StringIO()
+        with contextlib.redirect_stdout(text):
+            assert lada.__main__.main(arguments) == 0
+        return text.getvalue()
+
+    monkeypatch.setattr(matrix_plan, "ask_lada", ask)
+
+
+@pytest.mark.usefixtures("asked_here")
+def test_the_plan_of_a_table_sums_its_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [
+        "matrix-plan",
+        "table4",
+        "--tier",
+        "paper",
+        "--cluster",
+        "a800",
+        "--runs",
+        str(tmp_path / "none"),
+    ]
+    assert jobs.__main__.main([*command, "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert len(values["runs"]) == 24 and values["total_gpu_hours"] == math.ceil(gpu_hours("table4"))
+    assert jobs.__main__.main(command) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[-1] == f"total: {values['total_gpu_hours']} GPU-hours"
+    zero = next(line.split() for line in shown if line.split()[:3] == ["1", "mathinstruct", "0"])
+    of_lada = [one["gpu_hours"] for one in values["runs"] if (one["arm"], one["shots"]) == ("lada", 0)]
+    assert zero[-2] == f"{sum(of_lada):.0f}" and len(of_lada) == 3
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.usefixtures("asked_here")
+def test_what_is_finished_is_not_planned_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "finished", property(lambda run: run.cell.arm == "lada"))
+    command = [
+        "matrix-plan",
+        "table4",
+        "--tier",
+        "paper",
+        "--cluster",
+        "a800",
+        "--runs",
+        str(tmp_path),
+        "--json",
+    ]
+    assert jobs.__main__.main(command) == 0
+    arms = {one["arm"] for one in json.loads(capsys.readouterr().out)["runs"]}
+    assert arms == {"sft", "socratic_cot", "rstar"}
+
+
+def test_a_tier_without_figures_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert jobs.__main__.main(["matrix-plan", "table4", "--tier", "lab", "--cluster", "a800"]) == 2
+    assert "TIER=paper" in capsys.readouterr().err
+
+
+def test_a_rehearsal_of_a_table_has_the_same_arms() -> None:
+    rehearsed = read_matrix("table2", tier="rehearsal")
+    assert (rehearsed.tier, rehearsed.size, len(expand(rehearsed))) == ("rehearsal", "tiny", 120)
+    assert rehearsed.arms == found("table2").arms and rehearsed.settings == found("table2").settings
