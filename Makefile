@@ -2,7 +2,8 @@
 #
 # What a run is:  SCENARIO=1|2|3|4|one-client|five-clients|<file.yaml>  METHOD=lada|standalone|…
 #                 DATASET=lab-math|lab-cot|mathinstruct|cot-collection|aqua-rat  DATA=<file>
-#                 SHOTS=0|1  SEED=0  SIZE=tiny|quick|paper  SET="a.b=c d=e"  LAUNCHER=inprocess|local
+#                 TIER=lab|rehearsal|paper  SIZE=tiny|quick|paper  SHOTS=0|1  SEED=0  SET="a.b=c d=e"
+#                 LAUNCHER=inprocess|local
 #                 AMEND=1 (go on although code or run.yaml changed)  FRESH=1 (set the old run aside)  RUNS=<folder>
 #                 REUSE=0 (do not take local training from earlier runs with the same inputs)
 #                 RESULTS=<folder> (where tables and figures are, results/)
@@ -50,7 +51,7 @@ NO_REUSE = $(if $(filter 0,$(REUSE)),--no-reuse)
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
-	@sed -n '3,8s/^# //p' Makefile
+	@sed -n '3,9s/^# //p' Makefile
 
 setup: $(VENV)/.ready ## make the virtual environment with locked versions (TORCH_INDEX=<url>: see README)
 
@@ -189,7 +190,7 @@ ifeq ($(ASKED_CLUSTER),)
 	$(BIN)/python -m lada matrix $(MATRIX) --runs $(RUNS) $(IN_TIER) --jobs $(PARALLEL) $(if $(AMEND),--amend)
 	$(BIN)/python -m lada collect $(MATRIX) --runs $(RUNS) $(IN_TIER) --results $(RESULTS)
 else
-	$(JOBS) matrix $(OF_MATRIX) $(if $(LIMIT),--limit $(LIMIT))
+	$(JOBS) matrix $(OF_MATRIX) $(if $(LIMIT),--limit $(LIMIT)) $(if $(MODELS),--models $(MODELS))
 endif
 
 collect: $(VENV)/.ready ## a matrix's finished runs as results/<tier>/<matrix>.csv (MATRIX=table2)

@@ -55,8 +55,8 @@ def _show(options: argparse.Namespace) -> int:
     console.print(render(found))
     wall, most = sum(one.wall_hours for one in found), max((one.gpus for one in found), default=0)
     console.print(
-        f"{wall:.0f} hours one run after another, on up to {most} GPUs at a time, without queue. What all begin "
-        "with, local training, is counted in every run; it is computed once.",
+        f"{wall:.0f} hours one run after another, on up to {most} GPUs at a time, without queue. What all "
+        "begin with, local training, is counted in every run; it is computed once.",
         soft_wrap=True,
     )
     console.print(f"total: {total(found)} GPU-hours", markup=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def _make(options: argparse.Namespace) -> int:
     if folder is None:
         raise ConfigError(f"cluster '{cluster.name}' names no `models` folder: MODELS=<folder>")
     ensure_image(cluster)
+    os.environ.pop("LADA_MODELS", None)  # MODELS= of the Makefile would show the folder read-only
     alone = cluster.model_copy(update={"models": None, "data": None})
     command = ["rehearsal-models", "--scenario", *options.scenario, "--models", str(folder)]
     sys.stdout.write(run_lada(alone, command, runs=folder))
