@@ -139,7 +139,7 @@ def model_facts(model: str, configs: Path = CONFIGS) -> ModelFacts:
 
 
 def with_model_rates(found: Sequence[Layer], configs: Path = CONFIGS) -> list[Layer]:
-    """A run's layers, and one more with its models' own rates and epochs (paper tier and its rehearsal).
+    """A run's layers, and one more with its models' own rates and epochs (paper tier).
 
     A model's values take the place of the tier's alone: what a method's file, a matrix or SET says about
     ``training.<role>.learning_rate`` or ``epochs``, or a scenario about a party, stands. Local rates are not
