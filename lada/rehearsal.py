@@ -34,10 +34,11 @@ BOS = "<|bos|>"
 ANSWERS = tuple(f"\nThe answer is {letter}.\n" for letter in LETTERS)
 """Tokens that each write an answer line: random words alone would never make one."""
 HIDDEN, LAYERS, HEADS = 64, 2, 4
-SPREAD, SHARED = 0.1, 2.0
-"""Of embeddings: standard deviation, and length of what those of the tokenizer's tokens have in common."""
-RATES = {"end": 1 / 40, "answer": 1 / 60}
-"""Wanted probability of each ending token, and of each answer line, at every step."""
+SPREAD, SHARED, LEADING = 0.05, 2.0, 1.0
+"""Of embeddings: standard deviation; length of what those of the tokenizer's tokens have in common; and of
+what leads from an answer line to the end."""
+RATES = {"end": 1 / 400, "answer": 1 / 100}
+"""Wanted probability of the end, and of each answer line, after any other token."""
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
     "{% endfor %}"
@@ -107,10 +108,8 @@ def _write(facts: ModelFacts, folder: Path, seed: int, shard_bytes: int | None) 
     let_it_write(
         network,
         known=tokenizer.get_vocab_size(),
-        wanted={
-            ids["eos"]: RATES["end"],
-            **{_id(tokenizer, text): RATES["answer"] for text in ANSWERS},
-        },
+        end=ids["eos"],
+        answers=[_id(tokenizer, text) for text in ANSWERS],
         never=[_id(tokenizer, token) for token in _special(facts) if token != named["eos"]],
         seed=own,
     )
@@ -184,18 +183,19 @@ def _id(tokenizer: Tokenizer, token: str) -> int:
 
 @torch.no_grad()
 def let_it_write(
-    network: Any, *, known: int, wanted: dict[int, float], never: Sequence[int], seed: int
+    network: Any, *, known: int, end: int, answers: Sequence[int], never: Sequence[int], seed: int
 ) -> None:
     """Shape a random network's embeddings so that its texts can be read and come to an end.
 
     All embeddings of tokens that the tokenizer has share a part, which every hidden state then has, too:
     tokens without it (rows that fill up the vocabulary) are never written, and a token with more of it is
-    written more often.
+    written more often. A second part leads from answers to the end.
 
     Args:
         network: a causal LM of the lab's transformers classes; changed in place.
         known: the tokenizer's number of tokens, which are the first rows.
-        wanted: token id -> probability at every step, about.
+        end: id of the token that ends a text.
+        answers: ids after which it mostly comes.
         never: ids that are not written, e.g. of the padding.
     """
     draw = torch.Generator().manual_seed(seed)
@@ -207,6 +207,9 @@ def let_it_write(
         matrix -= (matrix @ shared)[:, None] * shared
         matrix[:known] += SHARED * shared
         matrix[known:] -= SHARED * shared
+    leading = shared * (1 - 2 * (torch.arange(len(shared)) % 2))
+    embedding[list(answers)] += LEADING * leading
+    head[end] += 2 * LEADING * leading
     for name, parameter in network.named_parameters():
         if "post_" in name and network.config.model_type == "gemma2":
             parameter.fill_(
@@ -214,17 +217,23 @@ def let_it_write(
             )  # Gemma-2's later norms would drown the embedding; their scale is 1 + weight
     for token in never:
         head[token] -= 2 * SHARED * shared
-    _set_rates(network, head, shared, known, wanted, draw)
+    ordinary = [token for token in range(known) if token not in (end, *answers, *never)]
+    wanted = {end: RATES["end"], **dict.fromkeys(answers, RATES["answer"])}
+    _set_rates(network, head, shared, ordinary, wanted, draw)
 
 
 def _set_rates(
-    network: Any, head: Tensor, shared: Tensor, known: int, wanted: dict[int, float], draw: torch.Generator
+    network: Any,
+    head: Tensor,
+    shared: Tensor,
+    ordinary: Sequence[int],
+    wanted: dict[int, float],
+    draw: torch.Generator,
 ) -> None:
     """Move rows of the head along the shared part until their tokens are as likely as wanted."""
-    prompts = torch.randint(known, (8, 24), generator=draw)
+    prompts = torch.tensor(ordinary)[torch.randint(len(ordinary), (8, 24), generator=draw)]
     states = network.model(input_ids=prompts).last_hidden_state.flatten(0, 1)
-    others = [token for token in range(known) if token not in wanted]
-    rest = torch.logsumexp(_logits(network, states @ head[others].T), dim=-1)
+    rest = torch.logsumexp(_logits(network, states @ head[list(ordinary)].T), dim=-1)
     left = 1 - sum(wanted.values())
     for token, share in wanted.items():
         row, low, high = head[token].clone(), -4 * SHARED, 4 * SHARED

@@ -84,14 +84,16 @@ def test_a_folder_is_like_a_staged_one(folder: Path) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_texts_hold_known_tokens_answers_and_an_end(model: str, folder: Path) -> None:
     found = load_model(folder / model.rpartition("/")[2], dtype="bfloat16")
-    options = GenerationOptions(max_new_tokens=160, temperature=1.0, batch_size=48)
-    texts = generate(found, ["Question: how many?\nSolution:"] * 48, options, seed=3)
+    options = GenerationOptions(max_new_tokens=96, temperature=1.0, batch_size=24)
+    texts = generate(found, ["Question: how many?\nSolution:"] * 24, options, seed=3)
     ended = [one for one in texts if one.finished]
-    assert len(ended) >= 40
+    assert len(ended) >= 12
     assert 8 < sum(one.num_tokens for one in ended) / len(ended) < 80
     answered = [one for one in texts if any(line.strip() in one.text for line in ANSWERS)]
     assert 0.3 < len(answered) / len(texts) < 1.0
     assert all(one.text for one in ended if one.num_tokens > 5), "no row without a text was drawn"
+    (greedy,) = generate(found, ["Question: how many?\nSolution:"], GenerationOptions(max_new_tokens=96))
+    assert greedy.finished and "The answer is" in greedy.text
 
 
 def test_what_is_there_stays_and_other_models_are_never_touched(folder: Path, tmp_path: Path) -> None:
@@ -187,6 +189,7 @@ def test_a_whole_run_of_scenario_1(
         rows = list(csv.DictReader(file))
     assert {row["tier"] for row in rows} == {"rehearsal"} and len({row["party"] for row in rows}) == 4
     found = {(row["party"], row["round"], row["metric"]): float(row["value"]) for row in rows}
+    assert min(value for (_, _, metric), value in found.items() if metric == "unparsed_rate") < 1
     for client in config.clients:
         assert found[client, "1", "trained_samples"] > 0, "some texts came to an end on both sides"
         sent = run.root / "exchange" / "server" / client / "r01-respond" / "responses.jsonl"
