@@ -2,15 +2,16 @@
 #
 # What a run is:  SCENARIO=1|2|3|4|one-client|five-clients|<file.yaml>  METHOD=lada|standalone|…
 #                 DATASET=lab-math|lab-cot|mathinstruct|cot-collection|aqua-rat  DATA=<file>
-#                 SHOTS=0|1  SEED=0  SIZE=tiny|quick|paper  SET="a.b=c d=e"  LAUNCHER=inprocess|local
+#                 TIER=lab|rehearsal|paper  SIZE=tiny|quick|paper  SHOTS=0|1  SEED=0  SET="a.b=c d=e"
+#                 LAUNCHER=inprocess|local
 #                 AMEND=1 (go on although code or run.yaml changed)  FRESH=1 (set the old run aside)  RUNS=<folder>
 #                 REUSE=0 (do not take local training from earlier runs with the same inputs)
 #                 RESULTS=<folder> (where tables and figures are, results/)
 
 SCENARIO ?= 1
 METHOD ?= lada
-DATASET ?= $(if $(filter paper,$(TIER)),mathinstruct,lab-math)
-SIZE ?= $(if $(filter paper,$(TIER)),paper,quick)
+DATASET ?= $(if $(filter paper rehearsal,$(TIER)),mathinstruct,lab-math)
+SIZE ?= $(if $(filter paper,$(TIER)),paper,$(if $(filter rehearsal,$(TIER)),tiny,quick))
 LAUNCHER ?= inprocess
 RUNS ?= runs
 RESULTS ?= results
@@ -20,7 +21,7 @@ BIN := $(VENV)/bin
 # The cluster of the last submit, so that status, watch and the like need not be told.
 CLUSTER ?= $(shell cat $(RUNS)/.cluster 2>/dev/null)
 # The development cluster's user cannot see this checkout: its commands run in a copy.
-ON := $(if $(filter devcluster,$(CLUSTER)),$(if $(and $(RUN),$(wildcard $(RUN)/run.yaml)),,slurm/devcluster/as-user))
+ON := $(if $(filter devcluster devcluster-%,$(CLUSTER)),$(if $(and $(RUN),$(wildcard $(RUN)/run.yaml)),,slurm/devcluster/as-user))
 HOST_VENV = $(if $(ON),,$(VENV)/.host)
 JOBS = $(ON) $(BIN)/python -m jobs
 WHICH = --runs $(RUNS) $(if $(RUN),--run $(RUN))
@@ -46,11 +47,11 @@ RUN_OPTIONS = --scenario $(SCENARIO) --method $(METHOD) --dataset $(DATASET) --s
 NO_REUSE = $(if $(filter 0,$(REUSE)),--no-reuse)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run image submit resume cancel drive plan status watch logs cost gc doctor stage test test-cluster lint bench lab-models methods show lock clean matrix collect sweep tables figures report explain convergence study study-table cluster-up cluster-down
+.PHONY: help setup run image submit resume cancel drive plan status watch logs cost gc doctor stage rehearsal-models test test-cluster lint bench lab-models methods show lock clean matrix collect sweep tables figures report explain convergence study study-table cluster-up cluster-down
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
-	@sed -n '3,8s/^# //p' Makefile
+	@sed -n '3,9s/^# //p' Makefile
 
 setup: $(VENV)/.ready ## make the virtual environment with locked versions (TORCH_INDEX=<url>: see README)
 
@@ -75,7 +76,7 @@ else
 endif
 
 image: $(HOST_VENV) ## build the container image where what it is made of changed (CLUSTER=, TORCH_INDEX=<url>)
-ifeq ($(CLUSTER),devcluster)
+ifneq ($(filter devcluster devcluster-%,$(CLUSTER)),)
 	slurm/devcluster/make-image
 else
 	$(BIN)/python -m jobs.image $(if $(CLUSTER),--cluster $(CLUSTER))
@@ -94,8 +95,8 @@ cancel: $(HOST_VENV) ## cancel a run's driver and stages; resume goes on later
 drive: $(HOST_VENV) ## the driver's loop here, where sbatch is not allowed on compute nodes
 	$(JOBS) drive $(WHICH) $(NO_REUSE)
 
-plan: $(HOST_VENV) ## dry run: stages, batch scripts, totals (TIER=paper: memory, hours) for RUN= or SCENARIO=… (FULL=1, JSON=1)
-	$(JOBS) plan $(if $(RUN),$(WHICH),$(RUN_OPTIONS)) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(FULL),--full) $(AS_JSON)
+plan: $(HOST_VENV) ## dry run: stages, batch scripts, totals (TIER=paper: memory, hours) for RUN=, SCENARIO=… or MATRIX= (FULL=1, JSON=1)
+	$(if $(ASKED_MATRIX),$(JOBS) matrix-plan $(OF_MATRIX),$(JOBS) plan $(if $(RUN),$(WHICH),$(RUN_OPTIONS)) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(FULL),--full)) $(AS_JSON)
 
 status: $(HOST_VENV) ## where a run stands (RUN=, default the newest; MATRIX=table2: all its runs; JSON=1)
 	$(if $(ASKED_MATRIX),$(JOBS) matrix-status $(OF_MATRIX),$(JOBS) status $(WHICH)) $(AS_JSON)
@@ -119,6 +120,14 @@ stage: export HF_HUB_OFFLINE := 0
 stage: export HF_HUB_DISABLE_TELEMETRY := 1
 stage: $(HOST_VENV) ## fetch models and data, where there is a network (DATASET=mathinstruct CLUSTER=; MODELS=<folder>: use those)
 	$(JOBS) stage --scenario $(SCENARIO) --dataset $(DATASET) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(MODEL),--model $(MODEL)) $(if $(MODELS),--models $(MODELS)) $(if $(FULL),--full) $(if $(DRY),--dry)
+
+rehearsal-models: $(if $(CLUSTER),$(HOST_VENV),$(VENV)/.ready) ## random stand-ins of a scenario's models, for TIER=rehearsal (MODELS=<folder>, CLUSTER=)
+ifeq ($(CLUSTER),)
+	$(if $(MODELS),,$(error name a folder: make rehearsal-models MODELS=<folder>))
+	$(BIN)/python -m lada rehearsal-models --scenario $(SCENARIO) --models $(MODELS)
+else
+	$(JOBS) rehearsal-models --scenario $(SCENARIO) --cluster $(CLUSTER) $(if $(MODELS),--models $(MODELS))
+endif
 
 show: $(VENV)/.ready ## the table of a run: make show RUN=runs/<run-id>
 	$(if $(RUN),,$(error name a run: make show RUN=runs/<run-id>))
@@ -167,7 +176,7 @@ cluster-up: ## a Slurm cluster on this machine to try the suite on (YES=1 ACCOUN
 cluster-down: ## stop it and all that its jobs left (PURGE=1: and remove its folder)
 	slurm/devcluster/down.sh
 
-# MATRIX=<name in configs/matrices> TIER=lab|paper SIZE= RUNS=<folder>; again = what is missing.
+# MATRIX=<name in configs/matrices> TIER=lab|paper|rehearsal SIZE= RUNS=<folder>; again = what is missing.
 # On this machine PARALLEL= runs side by side; with CLUSTER= each is submitted, at most LIMIT= at a time.
 MATRIX ?= lab-study
 PARALLEL ?= 1
@@ -181,7 +190,7 @@ ifeq ($(ASKED_CLUSTER),)
 	$(BIN)/python -m lada matrix $(MATRIX) --runs $(RUNS) $(IN_TIER) --jobs $(PARALLEL) $(if $(AMEND),--amend)
 	$(BIN)/python -m lada collect $(MATRIX) --runs $(RUNS) $(IN_TIER) --results $(RESULTS)
 else
-	$(JOBS) matrix $(OF_MATRIX) $(if $(LIMIT),--limit $(LIMIT))
+	$(JOBS) matrix $(OF_MATRIX) $(if $(LIMIT),--limit $(LIMIT)) $(if $(MODELS),--models $(MODELS))
 endif
 
 collect: $(VENV)/.ready ## a matrix's finished runs as results/<tier>/<matrix>.csv (MATRIX=table2)

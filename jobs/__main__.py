@@ -26,20 +26,27 @@ COMMANDS = (
     "gc",
     "doctor",
     "staging",
+    "rehearsal",
+    "matrix_plan",
 )
 """Modules of jobs/ that plug in commands."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns an exit code."""
-    parser = argparse.ArgumentParser(
+    options = parser().parse_args(arguments)
+    return exit_code(lambda: options.command(options))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = argparse.ArgumentParser(
         prog="python -m jobs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = found.add_subparsers(required=True, metavar="COMMAND")
     for name in COMMANDS:
         importlib.import_module(f"jobs.{name}").add_parser(commands)
-    options = parser.parse_args(arguments)
-    return exit_code(lambda: options.command(options))
+    return found
 
 
 if __name__ == "__main__":

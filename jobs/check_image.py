@@ -90,7 +90,8 @@ def check_models(cluster: Cluster) -> Finding:
     return warn(
         "models",
         f"{len(missing)} of {len(wanted)} are not in {cluster.models_path} (e.g. {next(iter(missing))})",
-        f"paper tier only, scenarios {', '.join(scenarios)}: make stage, where there is a network",
+        f"paper tier only, scenarios {', '.join(scenarios)}: make stage, where there is a network; "
+        f"for TIER=rehearsal: make rehearsal-models CLUSTER={cluster.name}",
     )
 
 

@@ -9,11 +9,11 @@ from jobs.cluster import Cluster
 from jobs.finding import Finding, ok, warn
 from jobs.staging_disk import HIDDEN, check_model, locked
 from jobs.staging_lock import Lock, differences, listed, read_lock
-from jobs.staging_plan import Wanted, models_of, wanted_data, wanted_models
+from jobs.staging_plan import Wanted, wanted_data, wanted_models
 from jobs.words import size
 from lada.config import CONFIGS
 from lada.errors import ConfigError, ModelError
-from lada.staged import is_unchanged, read_record, read_sources
+from lada.staged import is_rehearsed, is_unchanged, models_of, read_record, read_sources
 
 STAGE = "paper tier only: make stage, where there is a network"
 
@@ -31,7 +31,9 @@ def check_staged(cluster: Cluster) -> Iterator[Finding]:
         return
     if models is not None and models.is_dir():
         names = sorted(path.stem for path in (CONFIGS / "scenarios").glob("*.yaml"))
-        found = [one for one in wanted_models(models_of(names), models, sources) if one.folder.is_dir()]
+        there = [one for one in wanted_models(models_of(names), models, sources) if one.folder.is_dir()]
+        found = [one for one in there if not is_rehearsed(one.folder)]
+        yield from _of_a_rehearsal(sorted({one.folder.name for one in there if one not in found}))
         yield from _judge("staged models", found, lock)
         yield from _unfinished("staged models", models)
     if data is not None:
@@ -52,6 +54,11 @@ def _judge(subject: str, found: list[Wanted], lock: Lock) -> Iterator[Finding]:
         yield warn(subject, listed(lines), "paper tier only: make stage says more, FULL=1 reads every byte")
     elif found:
         yield ok(subject, f"{', '.join(one.folder.name for one in found)}: as in the lock")
+
+
+def _of_a_rehearsal(names: list[str]) -> Iterator[Finding]:
+    if names:
+        yield ok("rehearsal models", f"{', '.join(names)}: random weights, for TIER=rehearsal alone")
 
 
 def _wrong(one: Wanted, lock: Lock) -> str:

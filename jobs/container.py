@@ -135,7 +135,7 @@ def stage_binds(
     received = inbox_dirs(run, party, [one for one in parties if one != party])
     found += [Bind(path, path) for path in (*described, *received)]
     found += [Bind(path, path, writable=True) for path in (outbox_dir(run, party), run.party(party))]
-    found += _models(cluster, job, needed=read_run(run.root).tier == "paper")
+    found += _models(cluster, job, needed=read_run(run.root).tier != "lab")
     return _checked([*found, *_site(cluster)])
 
 
@@ -297,7 +297,7 @@ def _models(cluster: Cluster, job: Mapping[str, str], *, needed: bool) -> list[B
     folders = [Path(job["LADA_LAB_WEIGHTS"]).absolute()] if "LADA_LAB_WEIGHTS" in job else []
     models = _models_folder(cluster, job)
     if models is None and needed:
-        raise ConfigError(f"cluster '{cluster.name}' names no `models` folder, which the paper tier needs")
+        raise ConfigError(f"cluster '{cluster.name}' names no `models` folder, which the real models need")
     if models is not None and (needed or models.is_dir()):
         folders.append(models)
     return [Bind(path, path) for path in folders]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
+import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,6 +58,33 @@ def run_lada(cluster: Cluster, arguments: Sequence[str], *, runs: Path, files: S
     """
     argv, environment = lada_command(cluster, arguments, runs=runs, files=files)
     done = subprocess.run(argv, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise CommandError(done.returncode)
+    return done.stdout
+
+
+def ask_lada(
+    cluster: Cluster, arguments: Sequence[str], files: Sequence[Path], *, runs: Path | None = None
+) -> str:
+    """What a command that writes nothing prints: in the image or, before that is built, here where torch is.
+
+    Args:
+        runs: that it looks at; None, or not there yet: none.
+
+    Raises:
+        ConfigError: there is neither. CommandError: it failed.
+    """
+    if cluster.image_path.is_file():
+        with tempfile.TemporaryDirectory() as nowhere:
+            seen = runs if runs is not None and runs.is_dir() else Path(nowhere)
+            return run_lada(cluster, arguments, runs=seen, files=files)
+    if importlib.util.find_spec("torch") is None:
+        raise ConfigError(
+            f"neither an image ({cluster.image_path}) nor torch is here, and methods need one of them: "
+            f"`make image CLUSTER={cluster.name}` or `make setup`"
+        )
+    command = [sys.executable, "-m", "lada", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise CommandError(done.returncode)
     return done.stdout

@@ -7,6 +7,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -23,6 +24,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     submit = commands.add_parser("matrix", help="submit what is missing of a matrix")
     _add_options(submit)
     submit.add_argument("--limit", type=int, help="most runs of the matrix queued or running at a time")
+    submit.add_argument("--models", help="folder of models, instead of the cluster file's")
     submit.set_defaults(command=_submit)
     status = commands.add_parser("matrix-status", help="the grid of a matrix's runs")
     _add_options(status)
@@ -40,6 +42,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def _submit(options: argparse.Namespace) -> int:
     cluster = find_cluster(options.cluster)
+    if options.models:
+        cluster = cluster.model_copy(update={"models": str(Path(options.models).resolve())})
     ensure_image(cluster)
     views = look_at_cells(options.name, options.runs, tier=options.tier, size=options.size, cluster=cluster)
     count = Counter(view.state for view in views)

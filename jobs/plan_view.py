@@ -8,29 +8,24 @@ after it) one page with each party's memory, and what stages compute, take and s
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import shlex
-import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from jobs.cluster import Cluster, Resources, cluster_file, find_cluster, read_cluster
+from jobs.cluster import Resources, cluster_file, find_cluster, read_cluster
 from jobs.dry_run import DryRun, dry_run
-from jobs.host import CommandError, run_lada
+from jobs.host import ask_lada as _ask_lada
 from jobs.paper_page import WIDTH, page_values, show_page
 from jobs.paper_plan import Estimate, both_settings, estimate
 from jobs.select import find_run
 from jobs.submit import add_asked, asked_arguments, asked_files
 from jobs.words import duration
 from lada.config import RunConfig, read_run, validate
-from lada.errors import ConfigError
 from lada.plan import Plan, read_plan
 from lada.rundir import RunDir, Stage
 
@@ -97,23 +92,6 @@ def _asked(options: argparse.Namespace) -> DryRun:
     config = validate(RunConfig, content["config"], {})
     run = RunDir(Path(options.runs).resolve() / config.run_id)
     return dry_run(run, config, Plan.model_validate(content["plan"]), cluster)
-
-
-def _ask_lada(cluster: Cluster, arguments: Sequence[str], files: Sequence[Path]) -> str:
-    """Methods need torch to be imported: they are asked in the image, or here where torch is."""
-    if cluster.image_path.is_file():
-        with tempfile.TemporaryDirectory() as nowhere:
-            return run_lada(cluster, arguments, runs=Path(nowhere), files=files)
-    if importlib.util.find_spec("torch") is None:
-        raise ConfigError(
-            f"neither an image ({cluster.image_path}) nor torch is here, and methods need one of them: "
-            f"`make image CLUSTER={cluster.name}` or `make setup`"
-        )
-    command = [sys.executable, "-m", "lada", *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise CommandError(done.returncode)
-    return done.stdout
 
 
 def _scripts(dry: DryRun, *, full: bool) -> dict[Stage, str]:

@@ -15,12 +15,12 @@ from jobs.cluster import Cluster, find_cluster
 from jobs.staging_disk import check_model, check_space
 from jobs.staging_fetch import download
 from jobs.staging_lock import StagingError, read_lock
-from jobs.staging_plan import Download, Wanted, is_staged, models_of, plan, take, wanted_data, wanted_models
+from jobs.staging_plan import Download, Wanted, is_staged, plan, take, wanted_data, wanted_models
 from jobs.words import size
 from lada.config import read_yaml, shipped
 from lada.errors import ConfigError, NoSpaceError
 from lada.space import is_full
-from lada.staged import Sources, read_sources
+from lada.staged import Sources, models_of, read_sources
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -11,8 +11,6 @@ from jobs.staging_disk import HIDDEN, contents, locked, remembered, try_to_remem
 from jobs.staging_hub import Listing, RemoteFile, check_access, look
 from jobs.staging_lock import Lock, Locked, StagingError, differences, listed, write_locked
 from jobs.staging_refusals import AccessError, Repository
-from lada.config import PartyOptions, read_yaml, shipped, validate
-from lada.errors import ConfigError
 from lada.model_facts import known_models
 from lada.staged import Sources, read_record
 
@@ -68,25 +66,6 @@ class Download:
         if not self.place.is_dir():
             return 0
         return sum(path.stat().st_size for path in self.place.rglob("*") if path.is_file())
-
-
-def models_of(scenarios: Iterable[str]) -> list[str]:
-    """Models of the scenarios' parties, by hub's name, each once.
-
-    Raises:
-        ConfigError: no such scenario, or its file names no parties.
-    """
-    found: dict[str, None] = {}
-    for name in scenarios:
-        path = shipped("scenarios", name)
-        for content in read_yaml(path).get("parties", []):
-            if not isinstance(content, dict):
-                raise ConfigError(
-                    f"{path}: a party is a mapping with a name and a model, not {content!r:.80}"
-                )
-            party = validate(PartyOptions, content, {key: str(path) for key in content})
-            found.setdefault(party.model)
-    return list(found)
 
 
 def wanted_models(models: Iterable[str], folder: Path, sources: Sources) -> list[Wanted]:

@@ -11,6 +11,7 @@ collect what a matrix's finished runs measured, as CSV
 sweep   a matrix made here: one method over all combinations of some options' values
 data    parse a dataset file into one line per record
 methods what METHOD= takes, with options, defaults and meanings
+rehearsal-models  random stand-ins of a scenario's real models, for TIER=rehearsal
 """
 
 from __future__ import annotations
@@ -197,6 +198,19 @@ def _data(options: argparse.Namespace) -> int:
     return 0
 
 
+def _rehearsal_models(options: argparse.Namespace) -> int:
+    from lada.rehearsal import write_models
+    from lada.staged import models_of
+
+    models, folder = models_of(options.scenario), Path(options.models)
+    folder.mkdir(parents=True, exist_ok=True)
+    made = write_models(models, folder, shard_bytes=options.shard_bytes)
+    print(
+        f"{len(made)} of {len(models)} rehearsal models made, {len(models) - len(made)} were there: {folder}"
+    )
+    return 0
+
+
 def _methods(options: argparse.Namespace) -> int:
     from lada.method import describe_methods
 
@@ -246,7 +260,16 @@ def _parser() -> argparse.ArgumentParser:
     add_commands(commands, add_run_options)
     methods = commands.add_parser("methods", help="what METHOD= takes")
     methods.set_defaults(command=_methods)
+    _add_rehearsal(commands)
     return parser
+
+
+def _add_rehearsal(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    models = commands.add_parser("rehearsal-models", help="random stand-ins of a scenario's real models")
+    models.set_defaults(command=_rehearsal_models)
+    models.add_argument("--scenario", nargs="+", default=["1"], help="names in configs/scenarios")
+    models.add_argument("--models", required=True, help="folder, one sub-folder per model is made in it")
+    models.add_argument("--shard-bytes", type=int, help="cut weights into files of this size")
 
 
 def _power_of_two(text: str) -> int:

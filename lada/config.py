@@ -204,7 +204,7 @@ class RunConfig(Options):
     """Everything that decides a run's numbers. ``method`` holds ``name`` and the method's own options."""
 
     scenario: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
-    tier: Literal["lab", "paper"]
+    tier: Literal["lab", "paper", "rehearsal"]
     size: str
     dataset: DatasetOptions
     shots: Literal[0, 1] = 0

@@ -138,7 +138,7 @@ def with_model_facts(found: Sequence[Layer], configs: Path = CONFIGS) -> list[La
     """
     merged, origins = merge(found)
     parties = merged.get("parties")
-    if merged.get("tier") != "paper" or not isinstance(parties, list):
+    if merged.get("tier") not in ("paper", "rehearsal") or not isinstance(parties, list):
         return list(found)
     tier = found[0][0]
     filled = []

@@ -22,7 +22,7 @@ from lada.plan import read_plan
 from lada.records import Item, Record, Replayed, dump_jsonl
 from lada.replay import find_replayed, selections
 from lada.rundir import RunDir, dump_json, set_aside, sha256, write_atomic
-from lada.staged import data_file, weights_digest
+from lada.staged import data_file, is_rehearsed, weights_digest
 
 
 def resolve_run(found: Iterable[Layer]) -> RunConfig:
@@ -91,8 +91,16 @@ def model_folder(config: RunConfig) -> Callable[[str], Path]:
         return weights_folder
     root = os.environ.get("LADA_MODELS")
     if root is None:
-        raise ConfigError("the paper tier needs LADA_MODELS=<folder with one sub-folder per model>")
-    return lambda model: Path(root) / model.rpartition("/")[2]
+        raise ConfigError(f"tier {config.tier} needs LADA_MODELS=<folder with one sub-folder per model>")
+    return lambda model: _of_its_tier(Path(root) / model.rpartition("/")[2], config.tier)
+
+
+def _of_its_tier(folder: Path, tier: str) -> Path:
+    """Refuse random weights in the paper tier, and real ones in its rehearsal: results would not tell."""
+    if folder.is_dir() and is_rehearsed(folder) != (tier == "rehearsal"):
+        what = "has random weights, of a rehearsal" if tier == "paper" else "is no rehearsal model"
+        raise ConfigError(f"{folder} {what}, and the run is of tier {tier}: name another folder of models")
+    return folder
 
 
 def _create(run: RunDir, config: RunConfig, now: dict[str, Any]) -> list[str]:

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from lada.config import CONFIGS, Options, read_yaml, validate
+from lada.config import CONFIGS, Options, PartyOptions, read_yaml, shipped, validate
+from lada.errors import ConfigError
 
 RECORD = ".staged.json"
+REHEARSED = ".rehearsal.json"
+"""In a model's folder: its weights are random, of a dress rehearsal (`lada.rehearsal`)."""
 SOURCES = CONFIGS / "staging.yaml"
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
@@ -62,6 +66,25 @@ class Staged(Options):
     files: dict[str, StagedFile]
 
 
+def models_of(scenarios: Iterable[str]) -> list[str]:
+    """Models of the scenarios' parties, by hub's name, each once.
+
+    Raises:
+        ConfigError: no such scenario, or its file names no parties.
+    """
+    found: dict[str, None] = {}
+    for name in scenarios:
+        path = shipped("scenarios", name)
+        for content in read_yaml(path).get("parties", []):
+            if not isinstance(content, dict):
+                raise ConfigError(
+                    f"{path}: a party is a mapping with a name and a model, not {content!r:.80}"
+                )
+            party = validate(PartyOptions, content, {key: str(path) for key in content})
+            found.setdefault(party.model)
+    return list(found)
+
+
 def read_sources(path: Path = SOURCES) -> Sources:
     """What is staged from where.
 
@@ -78,6 +101,11 @@ def read_record(folder: Path) -> Staged | None:
         return Staged.model_validate_json((folder / RECORD).read_bytes())
     except (OSError, ValidationError):
         return None
+
+
+def is_rehearsed(folder: Path) -> bool:
+    """Whether a model's folder holds one that was made for a rehearsal."""
+    return (folder / REHEARSED).is_file()
 
 
 def is_unchanged(path: Path, known: StagedFile) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import shlex
 import sys
@@ -27,6 +28,9 @@ def add_commands(
     matrix.add_argument("--jobs", type=int, default=1, help="runs side by side, one core each")
     matrix.add_argument("--list", action="store_true", help="its runs and which are finished; runs nothing")
     matrix.add_argument("--json", action="store_true", help="the list as JSON, with what makes each run")
+    matrix.add_argument(
+        "--plans", action="store_true", help="what is to do as JSON, with configurations and plans"
+    )
     matrix.add_argument("--amend", action="store_true", help="go on although code or packages changed")
     collect = commands.add_parser("collect", help="a matrix's finished runs as CSV")
     collect.set_defaults(command=_collect)
@@ -42,10 +46,20 @@ def add_commands(
 
 
 def _matrix(options: argparse.Namespace) -> int:
+    from lada.matrix.cells import expand
     from lada.matrix.definition import read_matrix
-    from lada.matrix.local import find_runs, listing, run_matrix
 
     matrix, runs = read_matrix(options.name, tier=options.tier, size=options.size), Path(options.runs)
+    if options.list and importlib.util.find_spec("torch") is None:
+        for cell in expand(matrix):
+            print(cell)
+        print("Without torch methods cannot say which runs these are.", file=sys.stderr)
+        return 0
+    from lada.matrix.local import find_runs, listing, plans, run_matrix
+
+    if options.plans:
+        print(json.dumps(plans(matrix, runs)))
+        return 0
     if options.json:
         print(json.dumps(listing(matrix, runs)))
         return 0

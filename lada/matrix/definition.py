@@ -41,7 +41,7 @@ class Arm(Options):
 
 
 class Arms(Options):
-    """A file of configs/arms: how a tier runs what matrices name.
+    """A file of configs/arms: how a tier runs what matrices name; ``like: paper`` has what it does not say.
 
     Attributes:
         size: where the matrix and the command line say none.
@@ -141,7 +141,9 @@ def _looked_up(
         ConfigError: the tier has no such arm or dataset.
     """
     file = shipped("arms", tier, configs)
-    raw = read_yaml(file)
+    raw = dict(read_yaml(file))
+    if "like" in raw:
+        raw = {**read_yaml(shipped("arms", str(raw.pop("like")), configs)), **raw}
     known = validate(Arms, raw, {key: str(file) for key in raw})
     size = size or content.get("size") or known.size
     settings = {**known.settings, **known.sizes.get(size, {}), **content.get("settings", {})}

@@ -22,6 +22,7 @@ from lada.errors import ConfigError, DataError
 from lada.ledger import Ledger
 from lada.matrix.cells import Cell, cell_layers, expand, scenario_file, settings
 from lada.matrix.definition import Matrix
+from lada.method import load_method, make_plan
 from lada.plan import read_plan
 from lada.records import Prediction, read_jsonl
 from lada.rundir import RunDir
@@ -101,6 +102,18 @@ def listing(matrix: Matrix, runs: Path) -> list[dict[str, Any]]:
                 "arguments": run_arguments(matrix, cell),
             }
         )
+    return listed
+
+
+def plans(matrix: Matrix, runs: Path) -> list[dict[str, Any]]:
+    """Configuration and plan of every run that is not finished, as JSON values."""
+    listed = []
+    for run in find_runs(matrix, runs):
+        if not run.finished:
+            config = resolve_run(cell_layers(matrix, run.cell, resolve_run))
+            plan = make_plan(config, load_method(config.method))
+            content = {"config": config.model_dump(mode="json"), "plan": plan.model_dump(mode="json")}
+            listed.append({"arm": run.cell.arm, **content})
     return listed
 
 

@@ -23,6 +23,8 @@ STAND_INS = (
     "orientation, not as a target."
 )
 
+RANDOM = "A rehearsal: the models' weights are random, and no figure means anything."
+
 
 def seeds_note(measured: Sequence[int], expected: Sequence[int]) -> str:
     """What a reader must know of a mean's seeds; empty: all are there and there are several."""
@@ -68,7 +70,8 @@ def remarks(results: Results, entries: Mapping[Place, Entry], tests: int) -> lis
     versions = len(set(results.runs.get("code", ())))
     if versions > 1:
         found.append(f"The runs were made with {versions} versions of the code that decides numbers.")
-    return [*found, *([STAND_INS] if results.tier == "lab" else [])]
+    said = {"lab": [STAND_INS], "rehearsal": [RANDOM]}
+    return [*found, *said.get(results.tier, [])]
 
 
 def missing_runs(

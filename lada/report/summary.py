@@ -13,6 +13,7 @@ from rich.table import Table
 from lada.results import read_metrics
 
 LAB_NOTE = "Lab tier: tiny stand-ins of the models, pre-trained in this project. No real weights were run."
+REHEARSAL_NOTE = "Rehearsal: random weights in the real models' shapes in small. No figure means anything."
 TARGET_NOTE = (
     "`local only` depends on local.target: with answer_only it costs the reasoning that distillation brings\n"
     "back; compare with the model as it came, and with local.target=self_rationale (README, Results)."
@@ -92,6 +93,8 @@ def _footer(head: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], metrics_
         "Accuracy in per cent ± standard error; no letter: per cent of answers; sent: texts and ids.",
         f"Exchanged in all: {listed or 'nothing'}.",
     ]
+    if head["tier"] == "rehearsal":
+        lines.append(REHEARSAL_NOTE)
     if head["tier"] == "lab":
         lines += [LAB_NOTE, TARGET_NOTE]
         if not head["dataset"].startswith("lab-"):

@@ -1,0 +1,174 @@
+"""README's "From clone to Table II": its commands are commands, and its figures are what the plan says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import jobs.__main__
+import lada.__main__
+import lada.report.__main__
+from jobs.cluster import load_cluster
+from jobs.paper_plan import Estimate, estimate
+from lada.config import layers
+from lada.method import load_method, make_plan
+from lada.model_facts import known_models, model_facts
+from lada.runs import resolve_run
+from lada.staged import models_of
+from tests.test_make import clone, make
+from tests.test_paper_arms import gpu_hours
+
+__all__ = ["clone"]  # a fixture
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SECTION = README.split("## From clone to Table II on your cluster\n", 1)[1].split("\n## ")[0]
+COMMANDS = [
+    line.split("  #")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", SECTION, re.DOTALL)
+    for line in block.splitlines()
+]
+METHODS = ("standalone", "fedkd", "fedmkt", "wasp", "lada", "sft", "socratic_cot", "rstar")
+PARSERS = {
+    "jobs": jobs.__main__.parser,
+    "lada": lada.__main__._parser,
+    "lada.report": lada.report.__main__.parser,
+}
+
+
+@cache
+def planned(scenario: str, method: str, shots: int) -> Estimate:
+    asked = layers(
+        scenario=scenario,
+        method=method,
+        dataset="mathinstruct",
+        size="paper",
+        tier="paper",
+        settings=[f"shots={shots}"],
+    )
+    config = resolve_run(asked)
+    return estimate(config, make_plan(config, load_method(config.method)), load_cluster("a800"))
+
+
+def hours_table() -> str:
+    """The table between the marks, of what `make plan` sums."""
+    lines = ["| method | scenario 1 | scenario 2 | scenario 3 | scenario 4 |", "|---|--:|--:|--:|--:|"]
+    for method in METHODS:
+        cells = [
+            " / ".join(f"{planned(scenario, method, shots).gpu_hours:.0f}" for shots in (0, 1))
+            for scenario in "1234"
+        ]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+# -- commands
+
+
+def test_the_way_is_whole() -> None:
+    targets = [command.split()[1] for command in COMMANDS if command.startswith("make ")]
+    way = ["stage", "image", "doctor", "rehearsal-models", "plan", "submit", "matrix", "collect", "tables"]
+    assert [target for target in dict.fromkeys(targets) if target in way] == way
+    assert COMMANDS[0] == "cp configs/clusters/a800.yaml configs/clusters/mine.yaml"
+
+
+@pytest.mark.parametrize("command", [one for one in COMMANDS if one.startswith("make ")])
+def test_make_turns_each_command_into_one_that_its_program_takes(command: str, clone: Path) -> None:
+    (clone / "configs" / "clusters" / "mine.yaml").write_bytes(
+        (ROOT / "configs" / "clusters" / "a800.yaml").read_bytes()
+    )
+    shown = make(clone, f"-n {command.removeprefix('make ')}")
+    assert shown.returncode == 0, shown.stderr
+    programs = re.findall(r"-m (jobs|lada\.report|lada) ([^\n]*)", shown.stdout)
+    asks_a_program = not command.startswith(("make setup", "make image"))
+    assert bool(programs) == asks_a_program, shown.stdout
+    for program, arguments in programs:
+        options = PARSERS[program]().parse_args(shlex.split(arguments))
+        for key, value in re.findall(r"\b(TIER|MATRIX|CLUSTER)=(\S+)", command):
+            name = "name" if key == "MATRIX" else key.lower()
+            assert getattr(options, name, value) == value, f"{key}= is lost: {arguments}"
+
+
+def test_the_hub_s_own_program_comes_with_the_host_s_packages() -> None:
+    (command,) = (one for one in COMMANDS if not one.startswith(("make ", "cp ")))
+    assert command == ".venv/bin/hf auth login"
+    assert "huggingface_hub" in (ROOT / "containers" / "requirements-host.in").read_text()
+
+
+def test_a_login_node_without_models_is_told_what_is_missing(clone: Path, tmp_path: Path) -> None:
+    """Steps 0, 2 and 4 for real, on a cluster file filled in like the example."""
+    content = (ROOT / "configs" / "clusters" / "a800.yaml").read_text()
+    models = tmp_path / "models"
+    (clone / "configs" / "clusters" / "mine.yaml").write_text(content.replace("/shared/models", str(models)))
+    doctor = json.loads(make(clone, f"doctor CLUSTER=mine RUNS={tmp_path}/runs WAIT=0 JSON=1").stdout)
+    said = {check["subject"]: f"{check['text']} {check['mend']}" for check in doctor["checks"]}
+    assert "make stage" in said["models"] and "make rehearsal-models CLUSTER=mine" in said["models"]
+    assert "make image" in said["image"]
+    plan = make(clone, f"plan SCENARIO=1 CLUSTER=mine TIER=rehearsal RUNS={tmp_path}/runs JSON=1")
+    assert len(json.loads(plan.stdout)["stages"]) == 20, plan.stderr
+
+
+@pytest.mark.slow
+def test_rehearsal_models_are_made_and_the_refusal_is_the_shown_one(clone: Path, tmp_path: Path) -> None:
+    without = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "PYTEST"))}
+    made = subprocess.run(
+        ["make", "rehearsal-models", "SCENARIO=3", f"MODELS={tmp_path}/models", "CLUSTER="],
+        cwd=clone,
+        env=without,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0 and "4 of 4 rehearsal models made" in made.stdout, made.stderr
+    (shown,) = re.findall(r"```text\n\$ (make plan .*?)\n(.*?)```", SECTION, re.DOTALL)
+    refused = make(clone, f"{shown[0].removeprefix('make ')} RUNS={tmp_path}/runs")
+    assert refused.returncode != 0
+    said, expected = (" ".join(text.split()) for text in (refused.stderr, shown[1]))
+    for part in expected.split("…"):
+        assert part.strip(" .") in said
+
+
+# -- figures
+
+
+def test_gpu_hours_of_every_method_are_the_plan_s() -> None:
+    (table,) = re.findall(r"<!-- gpu-hours -->\n(.*?)\n<!-- end gpu-hours -->", SECTION, re.DOTALL)
+    assert table == hours_table(), f"README's table should be:\n{hours_table()}"
+
+
+def test_hours_of_the_way_are_the_plan_s() -> None:
+    steps = {line.split("|")[1].strip(): line for line in SECTION.splitlines() if line.startswith("| ")}
+    one = planned("1", "lada", 0)
+    run = next(line for step, line in steps.items() if step.startswith("5. one run"))
+    assert f"| {one.most_gpus} GPUs at a time | {one.wall_hours:.1f} h |" in run
+    assert run.endswith(f"| {one.gpu_hours:.1f} |")
+    table = next(line for step, line in steps.items() if step.startswith("6. Table II"))
+    assert table.endswith(f"| {gpu_hours('table2'):,.0f} |"), gpu_hours("table2")
+    wall = 3 * sum(
+        planned(scenario, method, shots).wall_hours
+        for scenario in "1234"
+        for method in METHODS[:5]
+        for shots in (0, 1)
+    )
+    assert f"| {wall:.0f} h one run after another |" in table, wall
+    most = max(planned(scenario, "lada", 0).most_gpus for scenario in "1234")
+    assert f"up to {most} GPUs a run" in table
+
+
+def test_disk_is_the_models_parameters_in_two_bytes() -> None:
+    """As published: Gemma's base models in four."""
+    found = dict(re.findall(r"^\| (scenario \d|all ten) \| (\d+ GB \| \d+ GB) \|$", SECTION, re.MULTILINE))
+    sets = {f"scenario {name}": models_of([name]) for name in "1234"} | {"all ten": list(known_models())}
+    for name, models in sets.items():
+        sizes = {model: 2 * model_facts(model).architecture.parameters for model in models}
+        gemma = sum(size for model, size in sizes.items() if "gemma" in model)
+        assert (
+            found[name]
+            == f"{sum(sizes.values()) / 1e9:.0f} GB | {(sum(sizes.values()) + gemma) / 1e9:.0f} GB"
+        )
