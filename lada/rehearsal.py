@@ -20,11 +20,11 @@ from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
 
 from lada.architecture import Architecture
-from lada.config import derive_seed
+from lada.config import PromptForm, derive_seed
 from lada.errors import ConfigError
 from lada.lab import weights_folder
 from lada.lab.tokenizing import EOS, EOS_ID, PAD, PAD_ID
-from lada.model_facts import ModelFacts, PromptForm, model_facts
+from lada.model_facts import ModelFacts, model_facts
 from lada.models import build_network
 from lada.records import LETTERS
 from lada.rundir import write_atomic
