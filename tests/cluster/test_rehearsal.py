@@ -74,7 +74,7 @@ def ranks(run: Run) -> list[int]:
             continue
         asked = ["-m", "lada", "step", "--run", str(run.folder.root)]
         places = [at for at in range(len(words)) if words[at : at + 5] == asked]
-        if places and not any(Path(word).name == "torchrun" for word in words[: places[0]]):
+        if places and not any("torchrun" in word for word in words[: places[0]]):
             stage = tuple(words[places[0] + 5 : places[0] + 9])
             found[stage] = found.get(stage, 0) + 1
     return list(found.values())
