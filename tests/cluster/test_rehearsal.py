@@ -46,6 +46,8 @@ def test_scenario_1_of_the_paper_tier_is_rehearsed_with_two_ranks_a_party(suite:
     wait_for(lambda: 2 in ranks(run), f"a stage of two ranks\n{run.tail()}")
     run.wait(patience=PATIENCE)
     assert run.failures() == []
+    submitted = run.events("submitted")
+    assert {(event.get("ranks"), event.get("zero")) for event in submitted} == {(2, 2), (2, 3)}
     check_results(run)
 
 
