@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
+import jobs.__main__
 from jobs.check_image import check_models
 from jobs.check_staged import check_staged
 from jobs.cluster import load_cluster
@@ -152,6 +153,29 @@ def test_doctor_says_what_they_are_and_what_is_missing(folder: Path) -> None:
     assert missing.level == "warn" and "make rehearsal-models CLUSTER=devcluster-ranks" in str(missing.mend)
 
 
+def test_a_cluster_s_image_makes_them_and_may_write_there_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`make rehearsal-models CLUSTER=… MODELS=<folder>`: the folder is shown writable, nothing else is."""
+    (tmp_path / "image.sif").write_bytes(b"")
+    (tmp_path / "data").mkdir()
+    facts = {"image": str(tmp_path / "image.sif"), "data": str(tmp_path / "data"), "models": str(tmp_path)}
+    (tmp_path / "mine.yaml").write_text(json.dumps({**facts, "resources": [{"up_to": 80}]}))
+    ran: list[list[str]] = []
+
+    class Done:
+        returncode, stdout = 0, "made"
+
+    monkeypatch.setattr("jobs.host.subprocess.run", lambda argv, **options: ran.append(argv) or Done())
+    monkeypatch.setenv("LADA_MODELS", str(tmp_path / "models"))  # as the Makefile sets it for MODELS=
+    asked = ["--scenario", "1", "2", "--cluster", str(tmp_path / "mine.yaml"), "--models"]
+    assert jobs.__main__.main(["rehearsal-models", *asked, str(tmp_path / "models")]) == 0
+    binds = [argument for argument in ran[0] if argument.startswith(str(tmp_path)) and ":" in argument]
+    assert binds == [f"{tmp_path}/models:{tmp_path}/models:rw"]
+    assert ran[0][-6:] == ["rehearsal-models", "--scenario", "1", "2", "--models", f"{tmp_path}/models"]
+    assert jobs.__main__.main(["rehearsal-models", "--scenario", "9", *asked[3:], "elsewhere"]) == 2
+
+
 # -- a run of them
 
 
@@ -175,7 +199,7 @@ def test_a_whole_run_of_scenario_1(
 ) -> None:
     monkeypatch.setenv("LADA_MODELS", str(folder))
     asked = ["--tier", "rehearsal", "--size", "tiny", "--dataset", "mathinstruct", "--data", str(data)]
-    less = "rounds=1 data.num_train=4 data.num_test=4 data.num_public=8"
+    less = "rounds=1 data.num_train=4 data.num_test=4 data.num_public=8 generation.max_new_tokens=64"
     assert main(["run", *asked, "--set", less, "--runs", str(tmp_path)]) == 0
     assert "random weights" in capsys.readouterr().out.lower()
     (path,) = tmp_path.glob("1-lada-mathinstruct-*/run.yaml")

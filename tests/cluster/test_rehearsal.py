@@ -46,6 +46,8 @@ def test_scenario_1_of_the_paper_tier_is_rehearsed_with_two_ranks_a_party(suite:
     wait_for(lambda: 2 in ranks(run), f"a stage of two ranks\n{run.tail()}")
     run.wait(patience=PATIENCE)
     assert run.failures() == []
+    submitted = run.events("submitted")
+    assert {(event.get("ranks"), event.get("zero")) for event in submitted} == {(2, 2), (2, 3)}
     check_results(run)
 
 
@@ -74,7 +76,7 @@ def ranks(run: Run) -> list[int]:
             continue
         asked = ["-m", "lada", "step", "--run", str(run.folder.root)]
         places = [at for at in range(len(words)) if words[at : at + 5] == asked]
-        if places and not any(Path(word).name == "torchrun" for word in words[: places[0]]):
+        if places and not any("torchrun" in word for word in words[: places[0]]):
             stage = tuple(words[places[0] + 5 : places[0] + 9])
             found[stage] = found.get(stage, 0) + 1
     return list(found.values())
