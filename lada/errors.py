@@ -9,6 +9,7 @@
     ├── StageError       a stage ended without a commit, for good
     ├── ChangedError     code or configuration is not what the run began with
     ├── BusyError        another driver has the run
+    ├── RanksError       another process of the same stage ended or does not answer
     ├── ResourceError    something ran out; the next attempt may have it
     │   ├── DeviceMemoryError   the GPU's memory
     │   ├── HostMemoryError     the host's memory
@@ -92,6 +93,12 @@ class BusyError(LadaError):
     """Another driver is at work on the run; says which."""
 
     exit_code = 9
+
+
+class RanksError(LadaError):
+    """Another process of the same stage ended or does not answer; what it said itself counts for more."""
+
+    exit_code = 13
 
 
 class ResourceError(LadaError):

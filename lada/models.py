@@ -10,9 +10,9 @@ import contextlib
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transformers
@@ -22,10 +22,13 @@ from torch import Tensor, nn
 
 from lada.config import LoraOptions
 from lada.errors import ModelError
+from lada.ranks import ALONE, Ranks
+from lada.zero import shard, whole
 
 transformers.logging.set_verbosity_error()
 
 State = dict[str, Tensor]
+T = TypeVar("T")
 
 
 class LanguageModel:
@@ -42,6 +45,9 @@ class LanguageModel:
         eos_id, pad_id: token ids.
         head_weight: output projection [V, H].
         softcap: cap of the final logits (Gemma-2) or None.
+        ranks: that hold the model together.
+        optimiser: while it is trained.
+        engine, in_pass: DeepSpeed's hold on it, and whether it is in the middle of a pass (`lada.zero`).
     """
 
     def __init__(
@@ -51,7 +57,13 @@ class LanguageModel:
         *,
         lora: LoraOptions | None = None,
         seed: int = 0,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
+        self.optimiser: Any = None
+        self.engine: Any = None
+        self.in_pass = False
+        self.unmerged: State = {}
         self.hf_config = network.config
         self.tokenizer = tokenizer
         self.eos_id: int = _single(network.config.eos_token_id)
@@ -64,7 +76,7 @@ class LanguageModel:
         self._base = network
         self.network: Any = _with_adapter(network, lora, seed) if lora else network
         self._reference: State | None = None
-        self._initial = None if lora else self.state()
+        self._initial = None if lora or not ranks.leads else _copy(self._own("default"))
 
     # -- text <-> ids
 
@@ -106,6 +118,24 @@ class LanguageModel:
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.head_weight.device
+
+    def with_head(self, function: Callable[..., T], hidden: Tensor, *rest: object) -> T:
+        """``function(hidden, head weight [V, H], *rest)``, with the weight whole."""
+        if not self.ranks.shards:
+            return function(hidden, self.head_weight, *rest)
+        head: Callable[..., T] = self._base.get_output_embeddings()
+        return head(hidden, function, *rest)
+
+    @property
+    def head_shape(self) -> tuple[int, int]:
+        """V, H."""
+        rows, columns = getattr(self.head_weight, "ds_shape", self.head_weight.shape)
+        return rows, columns
+
+    @property
+    def base(self) -> Any:
+        """The causal LM without its adapters' wrapping."""
+        return self._base
 
     def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Last hidden states [B, S, H] after the final norm, without the head."""
@@ -149,7 +179,7 @@ class LanguageModel:
 
     def state(self) -> State:
         """A copy of what training may change: the adapter, or all weights."""
-        return _copy(self._own("default"))
+        return self.ranks.call(_gathered, self) if self.ranks.shards else _copy(self._own("default"))
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Put a `state` back.
@@ -159,6 +189,19 @@ class LanguageModel:
         """
         self._assign(state, "default")
 
+    def _assign(self, state: Mapping[str, Tensor], adapter: str) -> None:
+        own = self._own(adapter)
+        for key in own.keys() ^ state.keys():
+            raise ModelError(f"weights do not fit the model: '{key}' is on one side only")
+        for key, value in own.items():
+            shape = getattr(value, "ds_shape", value.shape)
+            if shape != state[key].shape:
+                raise ModelError(
+                    f"weights do not fit the model: '{key}' has shape {tuple(state[key].shape)},"
+                    f" expected {tuple(shape)}"
+                )
+        self.ranks.call(_write, self, adapter, list(own), state=state)
+
     def set_reference(self, state: Mapping[str, Tensor]) -> None:
         """Fix the reference policy: with LoRA as a frozen second adapter ``ref``, else as weights.
 
@@ -167,25 +210,18 @@ class LanguageModel:
         if self.lora is None:
             self._reference = _copy(state)
             return
-        if "ref" not in self.network.peft_config:
-            self.network.add_adapter("ref", self.network.peft_config["default"])
+        self.ranks.call(_add_reference, self)
         self._assign(state, "ref")
-        self.network.set_adapter("default")
-        _freeze(self.network, "ref")
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
         """Inside, forward passes are the reference policy's: `set_reference`'s, else the base model's."""
-        if self.lora is not None and "ref" in self.network.peft_config:
-            self.network.set_adapter("ref")
+        if self.lora is not None:
+            self.ranks.call(_begin_reference, self)
             try:
                 yield
             finally:
-                self.network.set_adapter("default")
-                _freeze(self.network, "ref")
-        elif self.lora is not None:
-            with self.network.disable_adapter():
-                yield
+                self.ranks.call(_end_reference, self)
         else:
             now = self.state()
             self.load_state(self._reference if self._reference is not None else self._initial or {})
@@ -198,18 +234,17 @@ class LanguageModel:
     def merged(self) -> Iterator[Any]:
         """Inside, the adapter is merged into the base weights; yields the plain causal LM.
 
-        The base weights come back bit for bit afterwards: they are saved, not un-merged.
+        The base weights come back bit for bit afterwards: they are saved, not un-merged. Choice: where the
+        ranks hold shares of the weights, the adapter stays beside them: a saved copy would not fit.
         """
-        if self.lora is None:
+        if self.lora is None or self.ranks.shards:
             yield self._base
             return
-        saved = _copy(self._base.state_dict())
-        self.network.merge_adapter(["default"])
+        self.ranks.call(_merge, self)
         try:
             yield self._base
         finally:
-            self.network.unmerge_adapter()
-            self._base.load_state_dict(saved)
+            self.ranks.call(_unmerge, self)
 
     def delta(self) -> State:
         """What a party publishes: the adapter, or the difference of the weights to the model as it came."""
@@ -221,23 +256,10 @@ class LanguageModel:
         """An adapter's parameters, or all weights, a head that is tied to the embeddings once."""
         if self.lora is not None:
             return _adapter(self.network, adapter)
-        whole: State = self._base.state_dict()
+        whole: State = self._base.state_dict(keep_vars=True)
         if self.hf_config.tie_word_embeddings:
             whole = {key: value for key, value in whole.items() if key != "lm_head.weight"}
         return whole
-
-    def _assign(self, state: Mapping[str, Tensor], adapter: str) -> None:
-        own = self._own(adapter)
-        for key in own.keys() ^ state.keys():
-            raise ModelError(f"weights do not fit the model: '{key}' is on one side only")
-        with torch.no_grad():
-            for key, value in own.items():
-                if value.shape != state[key].shape:
-                    raise ModelError(
-                        f"weights do not fit the model: '{key}' has shape {tuple(state[key].shape)},"
-                        f" expected {tuple(value.shape)}"
-                    )
-                value.copy_(state[key])
 
 
 def build_network(config: Mapping[str, Any], *, seed: int, dtype: str = "float32") -> Any:
@@ -261,7 +283,12 @@ def build_network(config: Mapping[str, Any], *, seed: int, dtype: str = "float32
 
 
 def load_model(
-    folder: Path, *, dtype: str = "float32", lora: LoraOptions | None = None, seed: int = 0
+    folder: Path,
+    *,
+    dtype: str = "float32",
+    lora: LoraOptions | None = None,
+    seed: int = 0,
+    ranks: Ranks = ALONE,
 ) -> LanguageModel:
     """A model from a folder with config.json, tokenizer.json and model.safetensors.
 
@@ -282,7 +309,77 @@ def load_model(
             f"missing {sorted(set(missing) - tied)[:3]}, unexpected {sorted(unexpected)[:3]}"
         )
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    return LanguageModel(network, tokenizer, lora=lora, seed=seed)
+    return LanguageModel(network, tokenizer, lora=lora, seed=seed, ranks=ranks)
+
+
+def open_on_rank(
+    ranks: Ranks, folder: Path, dtype: str, lora: LoraOptions | None, seed: int
+) -> LanguageModel:
+    """`load_model` on one of several ranks."""
+    model = load_model(folder, dtype=dtype, lora=lora, seed=seed, ranks=ranks)
+    model.network.to(ranks.device)
+    if ranks.shards:
+        shard(model)
+    return model
+
+
+# -- commands: what every rank does to its part of a model
+
+
+def _gathered(model: LanguageModel) -> State:
+    """A copy of what training may change, whole, on rank 0."""
+    found = {}
+    for key, value in model._own("default").items():
+        with whole(value):
+            if model.ranks.leads:
+                found[key] = value.detach().cpu().clone()
+    return found
+
+
+def _write(
+    model: LanguageModel, adapter: str, keys: list[str], *, state: Mapping[str, Tensor] | None = None
+) -> None:
+    """Put rank 0's ``state`` into the weights of an adapter, or into all, one after the other."""
+    own = model._own(adapter)
+    with torch.no_grad():
+        for key in keys:
+            with whole(own[key], write=True):
+                if state is not None:
+                    own[key].copy_(state[key])
+                if not hasattr(own[key], "ds_id"):
+                    model.ranks.send(own[key])
+
+
+def _add_reference(model: LanguageModel) -> None:
+    if "ref" not in model.network.peft_config:
+        model.network.add_adapter("ref", model.network.peft_config["default"])
+    _end_reference(model)
+
+
+def _begin_reference(model: LanguageModel) -> None:
+    if "ref" in model.network.peft_config:
+        model.network.set_adapter("ref")
+    else:
+        model.network.base_model.disable_adapter_layers()
+
+
+def _end_reference(model: LanguageModel) -> None:
+    if "ref" in model.network.peft_config:
+        model.network.set_adapter("default")
+        _freeze(model.network, "ref")
+    else:
+        model.network.base_model.enable_adapter_layers()
+
+
+def _merge(model: LanguageModel) -> None:
+    model.unmerged = _copy(model.base.state_dict())
+    model.network.merge_adapter(["default"])
+
+
+def _unmerge(model: LanguageModel) -> None:
+    model.network.unmerge_adapter()
+    model.base.load_state_dict(model.unmerged)
+    model.unmerged = {}
 
 
 def state_hash(state: Mapping[str, Tensor]) -> str:
@@ -338,7 +435,7 @@ def _adapter(network: Any, name: str) -> State:
     """Parameters of one adapter, by names that do not hold the adapter's name."""
     return {
         key.replace(f".{name}.", "."): value
-        for key, value in network.state_dict().items()
+        for key, value in network.state_dict(keep_vars=True).items()
         if "lora_" in key and f".{name}." in key
     }
 

@@ -19,9 +19,10 @@ from lada.errors import ConfigError, ExchangeError, ModelError
 from lada.exchange import committed_stages
 from lada.inbox import Inbox, partners
 from lada.manifest import Kind, Payload, read_manifest
-from lada.models import LanguageModel, State, load_model, state_hash
+from lada.models import LanguageModel, State, load_model, open_on_rank, state_hash
 from lada.plan import Plan
 from lada.prompts import prompt
+from lada.ranks import ALONE, Ranks
 from lada.records import Item, Letter, Question, Record, Replayed, dump_jsonl, read_jsonl
 from lada.resume import Resume
 from lada.rundir import RunDir, Stage, parse_stage, sha256
@@ -41,12 +42,18 @@ class Reporter(Protocol):
 
 @dataclass
 class ModelCache:
-    """Models as they came, kept between the stages of one process."""
+    """Models as they came, kept between the stages of one process.
 
+    Several ranks compute one stage alone and keep nothing.
+    """
+
+    ranks: Ranks = ALONE
     models: dict[tuple[Any, ...], LanguageModel] = field(default_factory=dict)
 
     def open(self, folder: Path, config: RunConfig, seed: int) -> LanguageModel:
         """A fresh copy of a model."""
+        if self.ranks.size > 1:
+            return self.ranks.open(open_on_rank, folder, config.numerics.dtype, config.lora, seed)
         key = (folder, config.numerics.dtype, config.lora, seed)
         if key not in self.models:
             dtype = config.numerics.dtype
