@@ -146,6 +146,7 @@ def _container(
         attempt,
         nodes=resources.nodes,
         ranks_per_node=resources.ranks_per_node,
+        zero=resources.zero,
         micro_batch_divisor=divisor,
     )
     binds = stage_binds(run, stage.party, read_plan(run).parties, cluster, scratch=scratch)

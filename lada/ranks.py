@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
@@ -27,6 +28,10 @@ COLLECTIVE = timedelta(minutes=30)
 """How long ranks wait for each other inside a command."""
 COMMAND = timedelta(days=7)
 """How long a rank waits for the next command: rank 0 may be busy alone. If rank 0 dies, it does not wait."""
+
+
+PATIENCE = 5.0
+"""Seconds that a rank which lost another one waits before it ends too."""
 
 
 class Follows(Protocol):
@@ -240,6 +245,7 @@ def joined(zero: int) -> Iterator[Ranks]:
         # After any other error torchrun ends the others.
         if ranks.leads:
             ranks.dismiss()
+        dist.barrier(group=commands)  # nobody hangs up while another one listens
         dist.destroy_process_group()
 
 
@@ -254,6 +260,7 @@ def _answering() -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or any(text in str(error) for text in _LOST):
             said = next(iter(str(error).splitlines()), type(error).__name__)
+            time.sleep(PATIENCE)  # the guilty one's exit code is the one to be seen first
             raise RanksError(f"another rank ended or does not answer: {said}") from error
         raise
 

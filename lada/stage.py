@@ -92,7 +92,7 @@ def follow_stage(run: RunDir, stage: Stage, ranks: Ranks) -> None:
         LadaError: as `run_stage` does.
         RanksError: when the leading rank is gone.
     """
-    with resource_errors(f"{stage}, rank {ranks.index}"):
+    with resource_errors(f"{stage}, rank {ranks.index} of {ranks.size}"):
         set_numerics(read_run(run.root))
         ranks.follow()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +21,8 @@ from lada.ranks import Ranks
 if TYPE_CHECKING:
     from lada.models import LanguageModel
 
+KEPT_WHOLE = 10_000
+"""Numbers in a parameter that is not worth sharing: norms and biases."""
 Pass = TypeVar("Pass", bound=Callable[..., Any])
 
 
@@ -180,6 +183,9 @@ def _engine(ranks: Ranks, inside: nn.Module, optimiser: Any, *, clip: float = 0.
     import deepspeed
 
     deepspeed.utils.logger.setLevel("ERROR")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    # It would be compiled here and now, where there may be no compiler; gloo serves CPUs.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     half = any(one.dtype == torch.bfloat16 and one.requires_grad for one in inside.parameters())
     engine, *_ = deepspeed.initialize(
         model=_Calls(inside),
@@ -202,5 +208,9 @@ def _config(ranks: Ranks, *, clip: float, half: bool) -> dict[str, Any]:
         "bf16": {"enabled": half},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        "zero_optimization": {"stage": ranks.zero},
+        "zero_optimization": {
+            "stage": ranks.zero,
+            "overlap_comm": ranks.device.type == "cuda",
+            "stage3_param_persistence_threshold": KEPT_WHOLE,
+        },
     }

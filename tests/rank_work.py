@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save_file
 
+from lada import zero
 from lada.config import GenerationOptions, TrainOptions
 from lada.generation import Generated, generate
 from lada.losses import PairLoss
@@ -104,6 +105,7 @@ def generate_of(model: LanguageModel, options: GenerationOptions) -> list[Genera
 def main(models: Path, out: Path, names: list[str]) -> None:
     """Every case, one after the other, in the same processes."""
     torch.set_num_threads(1)
+    zero.KEPT_WHOLE = 40  # else nothing of models this small would be shared
     with joined(0) as joint:
         for found in map(case, names):
             ranks = Ranks(joint.index, joint.size, zero=found.zero, commands=joint._commands)

@@ -25,7 +25,7 @@ MEMBERS = {
     "tree_search tree_texts tree_actions consistency",
     3: "party method methods local prepared pairs distillation answering imitation shared_texts boosting "
     "runs plugin plugin_options allocations",
-    4: "stage progress matrix report convergence __main__",
+    4: "stage torchrun progress matrix report convergence __main__",
 }
 """Ring -> modules and packages of lada; what is inside a package has its ring (architecture, section 2)."""
 RINGS = {f"lada.{name}": ring for ring, names in MEMBERS.items() for name in names.split()} | {"lada": 0}
@@ -113,7 +113,7 @@ def test_only_models_imports_the_model_libraries() -> None:
 def test_only_zero_imports_deepspeed_and_only_ranks_talk_to_each_other() -> None:
     assert importers({"deepspeed"}) == {"lada.zero"}
     talk = {name for name in MODULES if "torch.distributed" in imports(name)}
-    assert talk == {"lada.ranks"}
+    assert talk == {"lada.ranks"}, "lada.torchrun starts them, and talks to none"
 
 
 def test_only_jobs_imports_submitit_and_nothing_imports_jobs() -> None:

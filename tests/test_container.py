@@ -240,7 +240,11 @@ def test_one_rank_runs_python_itself(tmp_path: Path) -> None:
 def test_more_ranks_run_under_torchrun_which_ignores_warnings(tmp_path: Path) -> None:
     command = stage_command(RunDir(tmp_path), LEARN, "0", ranks_per_node=4, nodes=1, job={})
     assert command[:4] == ["bash", "-c", 'trap "" USR2; exec "$@"', "ranks"]
-    assert command[4:9] == ["torchrun", "--standalone", "--nproc-per-node=4", "-m", "lada"]
+    starts = ["python", "-m", "lada.torchrun", "--standalone", "--nproc-per-node=4", "-m", "lada", "step"]
+    assert command[4:12] == starts
+    assert "--zero" not in command
+    shared = stage_command(RunDir(tmp_path), LEARN, "0", ranks_per_node=4, nodes=1, zero=3, job={})
+    assert shared == [*command, "--zero", "3"]
 
 
 def test_nodes_meet_at_the_first_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,8 +254,8 @@ def test_nodes_meet_at_the_first_of_them(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     job = {"SLURM_JOB_ID": "12345", "SLURM_JOB_NODELIST": "n[3-4]", "SLURM_NODEID": "1"}
     command = stage_command(RunDir(tmp_path), LEARN, "0", ranks_per_node=8, nodes=2, job=job)
-    assert command[4:12] == [
-        *("torchrun", "--nnodes=2", "--nproc-per-node=8", "--node-rank=1"),
+    assert command[7:14] == [
+        *("--nnodes=2", "--nproc-per-node=8", "--node-rank=1"),
         *("--rdzv-backend=c10d", "--rdzv-endpoint=n3:29745", "--rdzv-id=12345", "-m"),
     ]
     with pytest.raises(ConfigError, match="does not name the nodes"):
