@@ -92,7 +92,6 @@ def generate(
     room = model.max_positions - options.max_new_tokens
     queue = [index for index in range(len(ids)) if len(ids[index]) <= room]
     queue.sort(key=lambda index: (expected[index], len(ids[index])))
-    model.network.eval()
     with model.merged():
         found = model.ranks.call(_answer, model, asked, options, queue, phase=phase, tick=tick)
     nothing = Generated("", 0, False, -math.log(model.head_shape[0]))
@@ -120,6 +119,7 @@ def _answer(
         Responses by place, on rank 0.
     """
     ranks, phase = model.ranks, phase or Phase()
+    model.network.eval()
     longest = max((len(asked[index].prompt) for index in queue), default=0)
     decoder = _Decoder(model, options, longest)
     work = _Work(asked, options, queue[ranks.index :: ranks.size], decoder)

@@ -75,6 +75,7 @@ class Party:
         name, role, round: who and when.
         partners: the other side of each pair: the server, or all clients.
         inbox: what others sent.
+        ranks: that compute the stage.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Party:
         resume.inputs = self.inbox.read
         self._earlier = plan.before(stage)
         self._model_folder, self._cache = model_folder, cache
+        self.ranks = cache.ranks
 
     @property
     def is_last_round(self) -> bool:

@@ -35,9 +35,15 @@ PATIENCE = 5.0
 
 
 class Follows(Protocol):
-    """What commands are about: a model, which knows the ranks that hold it."""
+    """What commands are about: a model, which knows the ranks that hold it.
+
+    Attributes:
+        network: the module; a command that makes passes puts it into evaluation or training mode, since only
+            rank 0's has seen what came before.
+    """
 
     ranks: Ranks
+    network: Any
 
 
 class Ranks:
@@ -200,6 +206,8 @@ def each(
     """
     ranks = model.ranks
     found = None
+    if not ranks.leads:
+        model.network.eval()
     if ranks.index < len(shares) or ranks.shards:
         with torch.no_grad():
             found = work(model, shares[min(ranks.index, len(shares) - 1)], *arguments)

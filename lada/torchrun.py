@@ -1,7 +1,7 @@
 """Start the ranks of a stage on this node: ``python -m lada.torchrun <options of torchrun> -m lada step …``.
 
-torchrun itself would end with 1 whatever its ranks ended with, and would die of a warning (USR2) that is meant
-for them. This one ends with the exit code of the rank that failed first, and passes warnings on.
+torchrun itself would end with 1 whatever its ranks ended with, and would die of a warning (USR2) that is
+meant for them. This one ends with the exit code of the rank that failed first, and passes warnings on.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the last words are the rank's
     try:
-        run(get_args_parser().parse_args(list(arguments)))
+        run(get_args_parser().parse_args(list(arguments)))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         return exit_code(failure.exitcode for failure in error.failures.values())
     return 0

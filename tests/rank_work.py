@@ -2,7 +2,8 @@
 
     torchrun --standalone --nproc-per-node=2 -m tests.rank_work MODELS OUT CASE …
 
-A case is e.g. ``qwen3-lora-z2``; OUT/<case>.json gets what rank 0 saw, OUT/<case>.safetensors what was trained.
+A case is e.g. ``qwen3-lora-z2``; OUT/<case>.json gets what rank 0 saw, OUT/<case>.safetensors what was
+trained.
 """
 
 from __future__ import annotations
@@ -35,26 +36,29 @@ SAMPLED = GenerationOptions(max_new_tokens=6, batch_size=2, temperature=0.7)
 MICRO_TOKENS, HEAD_CHUNK = 60, 16
 
 
+TRAINED = {"full": None, "lora": LORA, "drop": LORA.model_copy(update={"dropout": 0.5})}
+
+
 class Case(NamedTuple):
     """A model and how it is trained."""
 
     architecture: str
-    lora: bool
+    trained: str
     zero: int
 
     def __str__(self) -> str:
-        return f"{self.architecture}-{'lora' if self.lora else 'full'}-z{self.zero}"
+        return f"{self.architecture}-{self.trained}-z{self.zero}"
 
 
 def case(name: str) -> Case:
     """The opposite of ``str``."""
     architecture, trained, zero = name.split("-")
-    return Case(architecture, trained == "lora", int(zero[1:]))
+    return Case(architecture, trained, int(zero[1:]))
 
 
 def open_case(found: Case, models: Path, ranks: Ranks | None = None) -> LanguageModel:
     """Its model, on all ranks."""
-    folder, lora = models / found.architecture, LORA if found.lora else None
+    folder, lora = models / found.architecture, TRAINED[found.trained]
     if ranks is None:
         return load_model(folder, lora=lora)
     return ranks.open(open_on_rank, folder, "float32", lora, 0)
@@ -102,6 +106,12 @@ def generate_of(model: LanguageModel, options: GenerationOptions) -> list[Genera
     return generate(model, PROMPTS, options, seed=5)
 
 
+def share(model: LanguageModel) -> float:
+    """Of all weights, how much this rank holds between two passes."""
+    held = sum(one.numel() + getattr(one, "ds_tensor", one[:0]).numel() for one in model.network.parameters())
+    return held / sum(getattr(one, "ds_numel", one.numel()) for one in model.network.parameters())
+
+
 def main(models: Path, out: Path, names: list[str]) -> None:
     """Every case, one after the other, in the same processes."""
     torch.set_num_threads(1)
@@ -112,7 +122,9 @@ def main(models: Path, out: Path, names: list[str]) -> None:
             if not ranks.leads:
                 ranks.follow()
                 continue
-            seen, state = everything(open_case(found, models, ranks))
+            model = open_case(found, models, ranks)
+            seen, state = everything(model)
+            seen["share"] = share(model)
             (out / f"{found}.json").write_text(json.dumps(seen))
             save_file(state, out / f"{found}.safetensors")
             ranks.dismiss()
