@@ -198,12 +198,15 @@ def container_argv(
     ]
 
 
-def container_environment(cluster: Cluster, *, threads: int | None, job: Mapping[str, str]) -> dict[str, str]:
+def container_environment(
+    cluster: Cluster, *, threads: int | None, job: Mapping[str, str], checkpointing: bool = False
+) -> dict[str, str]:
     """The whole environment of the Apptainer process; what goes inside has its prefix.
 
     Args:
         threads: OMP_NUM_THREADS, normally ``numerics.threads`` of run.yaml, which decides; None: not set.
         job: the job's environment, of which `JOB_NAMES` go inside.
+        checkpointing: see `Resources`.
     """
     inside = dict(SETTINGS)
     inside |= {name: job[name] for name in (*JOB_NAMES, *KERNEL_NAMES) if name in job}
@@ -212,6 +215,8 @@ def container_environment(cluster: Cluster, *, threads: int | None, job: Mapping
     models = _models_folder(cluster, job)
     if models is not None:
         inside["LADA_MODELS"] = str(models)
+    if checkpointing:
+        inside["LADA_CHECKPOINTING"] = "1"
     if threads is not None:
         inside["OMP_NUM_THREADS"] = str(threads)
     inside |= cluster.environment

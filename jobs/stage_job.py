@@ -151,7 +151,13 @@ def _container(
     )
     binds = stage_binds(run, stage.party, read_plan(run).parties, cluster, scratch=scratch)
     argv = container_argv(cluster, binds, command, pwd=ROOT)
-    return argv, container_environment(cluster, threads=config.numerics.threads, job=os.environ)
+    environment = container_environment(
+        cluster,
+        threads=config.numerics.threads,
+        job=os.environ,
+        checkpointing=resources.checkpointing,
+    )
+    return argv, environment
 
 
 @dataclass

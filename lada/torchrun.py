@@ -28,9 +28,11 @@ def main(arguments: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import get_args_parser, run
 
+    parser = get_args_parser()
+    parser.allow_abbrev = False  # `lada step --run` is none of its --run-path
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the last words are the rank's
     try:
-        run(get_args_parser().parse_args(list(arguments)))  # type: ignore[no-untyped-call]
+        run(parser.parse_args(list(arguments)))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         return exit_code(failure.exitcode for failure in error.failures.values())
     return 0

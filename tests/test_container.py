@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from jobs import container
+from jobs import container, host
 from jobs.cluster import ROOT, Cluster, Resources
 from jobs.container import (
     SCRATCH,
@@ -156,6 +157,9 @@ def test_other_lab_weights_are_shown_and_named(run: RunDir, tmp_path: Path) -> N
     job = {"LADA_LAB_WEIGHTS": str(tmp_path)}
     assert Bind(tmp_path, tmp_path) in stage_binds(run, "server", PARTIES, cluster(), job=job)
     environment = container_environment(cluster(), threads=1, job=job)
+    assert "APPTAINERENV_LADA_CHECKPOINTING" not in environment
+    again = container_environment(cluster(), threads=1, job=job, checkpointing=True)
+    assert again == {**environment, "APPTAINERENV_LADA_CHECKPOINTING": "1"}
     assert environment["APPTAINERENV_LADA_LAB_WEIGHTS"] == str(tmp_path)
 
 
@@ -318,3 +322,15 @@ def test_caches_lie_in_the_temporary_folder_and_nothing_is_fetched() -> None:
     inside = [value for value in SETTINGS.values() if value.startswith("/")]
     assert len(inside) >= 6
     assert all(Path(value).is_relative_to(SCRATCH) for value in inside)
+
+
+def test_several_ranks_are_told_to_ledger_and_provenance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "image_digest", lambda path: "0" * 64)
+    several = Resources(up_to=80, gpus=4, ranks=4, nodes=2, zero=3)
+    assert several.shared() == {"ranks": 8, "zero": 3}
+    assert Resources(up_to=9).shared() == {}
+    site = cluster().model_copy(update={"resources": (Resources(up_to=9), several)})
+    assert json.loads(host.facts(site))["ranks"] == [{"up_to": 80, "nodes": 2, "ranks": 4, "zero": 3}]
+    assert "ranks" not in json.loads(host.facts(cluster()))

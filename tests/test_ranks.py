@@ -21,9 +21,10 @@ from lada.models import State, build_network
 from lada.plan import read_plan
 from lada.rundir import RunDir, Stage
 from lada.torchrun import exit_code
-from tests.federation import commit, drive
-from tests.pauses import content
+from tests.federation import commit, drive, make
+from tests.pauses import content, without
 from tests.rank_work import case, everything, open_case
+from tests.smallest_models import SETTINGS
 from tests.tiny_models import tiny_config, tiny_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 TWO = ("qwen3-lora-z0", "llama-full-z1", "gemma2-lora-z2", "qwen3-lora-z3", "llama-full-z3")
 THREE = ("llama-full-z0", "qwen3-lora-z1", "gemma2-full-z2", "gemma2-full-z3", "qwen3-drop-z3")
-SERVER, CLIENT = Stage(1, "learn", "server"), Stage(1, "learn", "client-1")
+CLIENT = Stage(1, "learn", "client-1")
 SMALL_STEPS = ("training.client.batch_size=2", "training.client.epochs=3", "training.client.micro_tokens=300")
 
 
@@ -149,9 +150,6 @@ def close(seen: Any, expected: Any, where: str = "") -> None:
 # -- whole stages
 
 
-Federation = Callable[..., RunDir]
-
-
 @pytest.fixture(scope="module")
 def lada(tiny_run: Callable[..., RunDir]) -> RunDir:
     return tiny_run("ranks", "rounds=1", "lora.rank=4", *SMALL_STEPS)
@@ -203,11 +201,10 @@ def test_a_federation_of_two_ranks_a_party_does_what_one_does(driven: RunDir, sh
     assert all(value.abs().max() > 0 for key, value in adapter.items() if "lora_B" in key)
 
 
-def test_three_ranks_train_all_weights_by_a_supervised_method(
-    tiny_run: Callable[..., RunDir], tmp_path: Path
-) -> None:
-    run = tiny_run("ranks-sft", "rounds=1", *SMALL_STEPS, method="sft")
-    other = copy(run, tmp_path)
+@pytest.mark.usefixtures("smallest_lab")
+def test_three_ranks_train_all_weights_by_a_supervised_method(tmp_path: Path) -> None:
+    run = make(tmp_path, *SETTINGS, "rounds=1", *SMALL_STEPS, method="sft", small=False)
+    other = copy(run, tmp_path / "other")
     torchrun(3, "tests.rank_run", str(other.root), "2")
     same_work(drive(run), other)
 
@@ -216,13 +213,10 @@ def test_three_ranks_train_all_weights_by_a_supervised_method(
 def test_warned_again_and_again_the_same_ranks_commit_the_same_bytes(
     ranks: int, zero: int, shared: RunDir, tmp_path: Path
 ) -> None:
-    undisturbed, run = (copy(shared, tmp_path / name) for name in ("undisturbed", "warned"))
-    for one in (run, undisturbed):
-        shutil.rmtree(one.commit(CLIENT))
+    run, undisturbed = without(shared, tmp_path / "warned", CLIENT), shared
     if zero != 3:
+        undisturbed = without(shared, tmp_path / "undisturbed", CLIENT)
         torchrun(ranks, "tests.rank_run", str(undisturbed.root), str(zero))
-    else:
-        undisturbed = shared
     output = torchrun(ranks, "tests.rank_run", str(run.root), str(zero), "11")
     assert content(run, CLIENT) == content(undisturbed, CLIENT)
     for phase in ("fit", "generate"):
@@ -230,8 +224,7 @@ def test_warned_again_and_again_the_same_ranks_commit_the_same_bytes(
 
 
 def test_a_point_of_other_ranks_is_not_used(shared: RunDir, tmp_path: Path) -> None:
-    run = copy(shared, tmp_path)
-    shutil.rmtree(run.commit(CLIENT))
+    run = without(shared, tmp_path, CLIENT)
     step = ("--run", str(run.root), "--party", "client-1", "--stage", "r01-learn", "--zero", "2")
     process = subprocess.Popen(
         command(2, "lada", "step", *step, "--attempt", "01-x"),
@@ -246,7 +239,7 @@ def test_a_point_of_other_ranks_is_not_used(shared: RunDir, tmp_path: Path) -> N
         lines = []
         for line in process.stdout:
             lines.append(line)
-            if "begins" in line:
+            if "resume point of phase 2" in line:
                 process.send_signal(signal.SIGUSR2)
     assert process.returncode == 85, "".join(lines)
     assert "begins, 2 ranks, ZeRO stage 2" in "".join(lines)
