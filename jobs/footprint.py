@@ -37,6 +37,7 @@ class Setup:
         rows: decoded side by side.
         longest_prompt, max_new_tokens: in tokens.
         responses: most texts of one training example.
+        prompt_tokens: most prompt tokens that are read at a time; None: all rows' prompts.
     """
 
     facts: ModelFacts
@@ -52,6 +53,7 @@ class Setup:
     max_new_tokens: int
     responses: int
     planning: Planning
+    prompt_tokens: int | None = None
 
     @property
     def shape(self) -> Architecture:
@@ -143,7 +145,9 @@ def generation_footprint(setup: Setup, span: int) -> Footprint:
     Choice: the training states are gone by then, the adapter is merged, and each layer lies whole on one GPU.
     """
     shape, columns = setup.shape, setup.longest + 64
-    read = setup.rows * setup.longest_prompt  # the first admission reads a prompt in every row
+    read = setup.rows * setup.longest_prompt  # the first admission reads a prompt in every row …
+    if setup.prompt_tokens is not None:  # … or as many as are read at a time, at least one
+        read = min(read, max(setup.prompt_tokens, setup.longest_prompt))
     scores = shape.num_heads * setup.longest_prompt * (BF16 + FP32) if setup.facts.attention == "eager" else 0
     widest = BF16 * (3 * shape.intermediate_size + 4 * shape.hidden_size + 2 * shape.query_size)
     parts = {

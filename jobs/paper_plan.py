@@ -139,11 +139,11 @@ def setup_of(config: RunConfig, party: PartyOptions, resources: Resources, plann
     Raises:
         ConfigError: nothing is known of the model.
     """
-    server = party.name == SERVER
+    server, own = party.name == SERVER, config.of_party(party.name)
     options = config.training.server if server else config.training.client
     return Setup(
         facts=model_facts(party.model),
-        lora=config.lora,
+        lora=own.lora,
         keeps_reference=not server,
         ranks=resources.ranks * resources.nodes,
         zero=resources.zero,
@@ -152,9 +152,10 @@ def setup_of(config: RunConfig, party: PartyOptions, resources: Resources, plann
         head_chunk=config.numerics.head_chunk,
         rows=config.generation.batch_size,
         longest_prompt=_longest_prompt(config, planning, server=server),
-        max_new_tokens=config.generation.max_new_tokens,
+        max_new_tokens=own.generation.max_new_tokens,
         responses=1 + len(config.clients) if server else 2,
         planning=planning,
+        prompt_tokens=config.generation.prompt_tokens,
     )
 
 

@@ -9,6 +9,7 @@ from lada.records import LETTERS, Letter
 
 # A bare small letter is no answer: "the answer is a number".
 _MARKER = re.compile(r"(?i:answer is:?)\s*(?=\([A-Da-d]\)|\(?[ABCD]\b)\(?(\w)")
+_FINAL = re.compile(r"(?:[\s*_#>-]|(?i:so|thus|hence|therefore)\b,?)*(?i:the (?:final |correct )?answer is)")
 _BRACKETED = re.compile(r"\(([ABCD])\)")
 
 
@@ -48,6 +49,22 @@ def read_letter(text: str, options: Sequence[str]) -> tuple[Letter | None, str]:
 def has_marker(text: str) -> bool:
     """Whether a text says "the answer is X", in whatever place."""
     return _MARKER.search(text) is not None
+
+
+def answer_line_end(text: str) -> int | None:
+    """Where the first final answer line of a response ends, before its line break; None: it has none yet.
+
+    A line that begins with "the answer is X", or ends with it. Choice: not one that has it in its middle,
+    such as "if the answer is A, then …": reasoning goes on there, and so does a line that has not ended.
+    """
+    start = 0
+    while (end := text.find("\n", start)) >= 0:
+        line = text[start:end]
+        last = list(_MARKER.finditer(line))
+        if last and (_FINAL.match(line) or not line[last[-1].end() :].strip(" \t\r).!*_$}")):
+            return start + len(line.rstrip())
+        start = end + 1
+    return None
 
 
 def _letter(text: str) -> Letter:

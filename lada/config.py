@@ -38,8 +38,28 @@ class Options(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, strict=True, extra="forbid")
 
 
+class PromptForm(Options):
+    """How a model is asked.
+
+    Attributes:
+        kind: ``chat`` goes through the tokenizer's chat template, ``plain`` is text as it is.
+        bos: the first token is BOS. Choice: as the tokenizer itself does it; config.json of the Qwen models
+            names a bos_token_id that their tokenizers never set.
+        end_of_turn: token that ends a chat response; None: the EOS of config.json.
+        options: of the chat template, e.g. Qwen3's ``enable_thinking``.
+    """
+
+    kind: Literal["chat", "plain"]
+    bos: bool
+    end_of_turn: str | None = None
+    options: dict[str, bool] = Field(default_factory=dict)
+
+
 class PartyOptions(Options):
-    """A party and the model that it holds (Table I), by Hugging Face id."""
+    """A party and the model that it holds (Table I), by Hugging Face id.
+
+    Options that are None are everybody's; in the paper tier a model's own (`lada.model_facts`) stand here.
+    """
 
     name: PartyName
     model: str
@@ -47,6 +67,18 @@ class PartyOptions(Options):
     """Overrides ``training.<role>.learning_rate`` for this party."""
     epochs: Positive | None = None
     """Overrides ``training.<role>.epochs`` for this party."""
+    local_learning_rate: Rate | None = None
+    """Overrides ``training.local.learning_rate``."""
+    max_new_tokens: Positive | None = None
+    """Overrides ``generation.max_new_tokens``."""
+    lora_targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Overrides ``lora.targets``."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Overrides ``numerics.dtype``."""
+    attention: Literal["eager", "sdpa"] | None = None
+    """Attention kernel; None: ``eager`` where scores are capped, else ``sdpa``."""
+    prompt: PromptForm | None = None
+    """How the model is asked; None: plain text, with BOS where config.json names one."""
 
 
 class DatasetOptions(Options):
@@ -118,6 +150,13 @@ class GenerationOptions(Options):
     """Sample from this many likeliest tokens alone; None: from all."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Sample from the likeliest tokens that together hold this share of the probability."""
+    stop_at_answer: bool = False
+    """A response also ends by itself with its final answer line (see `answers.answer_line_end`)."""
+    prompt_tokens: Positive | None = None
+    """Most padded prompt tokens that are read at a time; None: all prompts of an admission."""
+
+    LATER: ClassVar[dict[str, Any]] = {"stop_at_answer": False, "prompt_tokens": None}
+    """Options that the first runs did not know, with their defaults; see `config_hash`."""
 
 
 class LoraOptions(Options):
@@ -203,6 +242,28 @@ class RunConfig(Options):
         """Names of the clients, in order."""
         return tuple(party.name for party in self.parties if party.name != SERVER)
 
+    def of_party(self, name: str) -> RunConfig:
+        """The configuration as one party computes with it: its own options in place of everybody's.
+
+        Its rate and epochs of distillation stay where they are, since they depend on the role.
+
+        Raises:
+            ConfigError: when the run has no such party.
+        """
+        own, changed = self.party(name), {}
+        for section, values in (
+            ("generation", {"max_new_tokens": own.max_new_tokens}),
+            ("numerics", {"dtype": own.dtype}),
+            ("lora", {"targets": own.lora_targets}),
+        ):
+            stated = {key: value for key, value in values.items() if value is not None}
+            if stated and getattr(self, section) is not None:
+                changed[section] = getattr(self, section).model_copy(update=stated)
+        if own.local_learning_rate is not None:
+            local = self.training.local.model_copy(update={"learning_rate": own.local_learning_rate})
+            changed["training"] = self.training.model_copy(update={"local": local})
+        return self.model_copy(update=changed) if changed else self
+
     def party(self, name: str) -> PartyOptions:
         """Options of one party.
 
@@ -250,9 +311,24 @@ def nested(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from nested(value)
 
 
+LATER = ("local_learning_rate", "max_new_tokens", "lora_targets", "dtype", "attention", "prompt")
+"""Options of a party that the first runs did not know."""
+
+
 def config_hash(config: RunConfig) -> str:
-    """sha256 of the canonical run.yaml content."""
-    return hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+    """sha256 of the canonical run.yaml content.
+
+    Choice: options that came later count only where they are set, so that earlier runs keep their names.
+    """
+    content = config.model_dump(mode="json")
+    for party in content["parties"]:
+        for name in LATER:
+            if party[name] is None:
+                del party[name]
+    for name, unset in GenerationOptions.LATER.items():
+        if content["generation"][name] == unset:
+            del content["generation"][name]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def derive_seed(run_seed: int, *parts: object) -> int:

@@ -1,4 +1,8 @@
-"""Decoding with a key-value cache in which finished rows make room for the next prompt at once."""
+"""Decoding with a key-value cache in which finished rows make room for the next prompt at once.
+
+Another engine would go in here: whatever generates calls `generate` alone, and weights come to it through
+`LanguageModel.merged` alone. It would be a field of run.yaml, since it changes numbers.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lada.answers import answer_line_end
 from lada.config import GenerationOptions, derive_seed
 from lada.models import LanguageModel
 from lada.resume import Phase, Resume, Saved, begin
@@ -26,8 +31,8 @@ class Generated:
     Attributes:
         text: the whole response, what was given of it included; stripped, without EOS and stop string.
         num_tokens: generated tokens, EOS included.
-        finished: whether it ended by itself; False when ``max_new_tokens`` or a stop string ended it, or
-            when the prompt was too long to be answered.
+        finished: whether it ended by itself, with ``stop_at_answer`` also by its final answer line; False
+            when ``max_new_tokens`` or a stop string ended it, or when the prompt was too long.
         confidence: mean log-probability (nats, temperature 1) of the generated tokens; that of a uniform
             guess where there is none.
         stopped: whether a stop string ended it.
@@ -197,27 +202,41 @@ class _Row:
         return len(self.asked.prompt) + len(self.tokens) - 1
 
     def ended(self, model: LanguageModel) -> bool:
-        if self.tokens[-1] == model.eos_id or len(self.tokens) >= self.options.max_new_tokens:
+        if self.tokens[-1] in model.end_ids or len(self.tokens) >= self.options.max_new_tokens:
             return True
-        return self.asked.stop is not None and self._beyond_stop(model) > 0
+        return self._beyond_stop(model) > 0 or self._beyond_answer(model) > 0
 
     def result(self, model: LanguageModel) -> Generated:
-        finished = self.tokens[-1] == model.eos_id
+        finished = self.tokens[-1] in model.end_ids
         tokens = self.tokens[:-1] if finished else self.tokens
         text, added = model.text(self.asked.given + tokens), model.text(tokens)
-        beyond = self._beyond_stop(model)
+        stopped, answered = self._beyond_stop(model), self._beyond_answer(model)
+        beyond = max(stopped, answered)
         return Generated(
             text[: len(text) - beyond].strip(),
             len(self.tokens),
-            finished,
+            finished or answered > 0,
             self.total / len(self.tokens),
-            stopped=beyond > 0,
+            stopped=stopped > 0,
             added=added[: len(added) - beyond].strip(),
         )
 
+    def _beyond_answer(self, model: LanguageModel) -> int:
+        """Characters from the end of the final answer line on, where it ends the response; else 0.
+
+        A prompt with a stop string ends with that alone. A line is looked at when its end has come.
+        """
+        if not self.options.stop_at_answer or self.asked.stop is not None or self.tokens[-1] in model.end_ids:
+            return 0
+        if "\n" not in model.text(self.tokens[-1:]):
+            return 0
+        text = model.text(self.tokens)
+        end = answer_line_end(text)
+        return 0 if end is None else len(text) - end
+
     def _beyond_stop(self, model: LanguageModel) -> int:
         """Characters from the stop string on; 0 where it does not stand in what was generated."""
-        if self.asked.stop is None or self.tokens[-1] == model.eos_id:
+        if self.asked.stop is None or self.tokens[-1] in model.end_ids:
             return 0
         text = model.text(self.tokens)
         blank = len(text) - len(text.lstrip())
@@ -258,9 +277,15 @@ class _Work:
             self.results[row.index] = row.result(self.decoder.model)
 
     def next_rows(self) -> list[_Row]:
-        """As many waiting prompts as there is room for."""
-        free = self.options.batch_size - len(self.decoder.rows)
-        new, self.queue = self.queue[: -free - 1 : -1], self.queue[:-free]
+        """As many waiting prompts as there is room for, in the cache and in one pass."""
+        free, limit = self.options.batch_size - len(self.decoder.rows), self.options.prompt_tokens
+        new: list[int] = []
+        width = 0
+        while self.queue and len(new) < free:
+            width = max(width, len(self.asked[self.queue[-1]].prompt))
+            if new and limit is not None and width * (len(new) + 1) > limit:
+                break
+            new.append(self.queue.pop())
         return [self._row(index) for index in new]
 
     def _row(self, index: int) -> _Row:

@@ -20,29 +20,13 @@ from lada.config import (
     Layer,
     Options,
     Positive,
+    PromptForm,
     Rate,
     merge,
     read_yaml,
     validate,
 )
 from lada.errors import ConfigError
-
-
-class PromptForm(Options):
-    """How a prompt is made.
-
-    Attributes:
-        kind: ``chat`` goes through the tokenizer's chat template, ``plain`` is text as it is.
-        bos: the first token is BOS. Choice: as the tokenizer itself does it; config.json of the Qwen models
-            names a bos_token_id that their tokenizers never set.
-        end_of_turn: token that ends a chat response; None: the EOS of config.json.
-        options: of the chat template, e.g. Qwen3's ``enable_thinking``.
-    """
-
-    kind: Literal["chat", "plain"]
-    bos: bool
-    end_of_turn: str | None = None
-    options: dict[str, bool] = Field(default_factory=dict)
 
 
 class Rates(Options):
@@ -138,12 +122,13 @@ def model_facts(model: str, configs: Path = CONFIGS) -> ModelFacts:
 # -- as a layer of a run's configuration
 
 
-def with_model_rates(found: Sequence[Layer], configs: Path = CONFIGS) -> list[Layer]:
-    """A run's layers, and one more with its models' own rates and epochs (paper tier).
+def with_model_facts(found: Sequence[Layer], configs: Path = CONFIGS) -> list[Layer]:
+    """A run's layers, and one more with what its models need of their own (paper tier).
 
-    A model's values take the place of the tier's alone: what a method's file, a matrix or SET says about
-    ``training.<role>.learning_rate`` or ``epochs``, or a scenario about a party, stands. Local rates are not
-    per party: the smallest of the clients' models is taken.
+    Rates, epochs, precision, longest response, LoRA targets, attention kernel and prompt form of each party's
+    model. They take the place of the tier's values alone: what a method's file, a matrix or SET says about
+    ``training.<role>.learning_rate``, ``epochs``, ``generation.max_new_tokens``, ``numerics.dtype`` or
+    ``lora.targets``, or a scenario about a party, stands. The prompt form goes with the template ``plain``.
 
     Args:
         found: layers as `config.layers` gives them, the tier's own first.
@@ -156,16 +141,32 @@ def with_model_rates(found: Sequence[Layer], configs: Path = CONFIGS) -> list[La
     if merged.get("tier") != "paper" or not isinstance(parties, list):
         return list(found)
     tier = found[0][0]
-    filled, local = [], []
+    filled = []
     for party in parties:
-        tuning = model_facts(party["model"], configs).tuning
+        facts = model_facts(party["model"], configs)
         role = "server" if party["name"] == SERVER else "client"
-        rates = tuning.lora if merged.get("lora") is not None else tuning.full
-        own = {"learning_rate": rates.distillation, "epochs": getattr(tuning.epochs, role)}
-        free = {k: v for k, v in own.items() if origins.get(f"training.{role}.{k}", tier).startswith(tier)}
+        own = _own_options(facts, role, lora=merged.get("lora") is not None)
+        free = {
+            name: value
+            for name, (key, value) in own.items()
+            if value is not None and origins.get(key, tier).startswith(tier)
+        }
+        if merged.get("template") != "plain":
+            del free["prompt"]
         filled.append({**free, **party})
-        local += [rates.local] if role == "client" else []
-    content: dict[str, Any] = {"parties": filled}
-    if local and origins.get("training.local.learning_rate", tier).startswith(tier):
-        content["training"] = {"local": {"learning_rate": min(local)}}
-    return [*found, (str(configs / "models"), content)]
+    return [*found, (str(configs / "models"), {"parties": filled})]
+
+
+def _own_options(facts: ModelFacts, role: str, *, lora: bool) -> dict[str, tuple[str, Any]]:
+    """Option of a party -> the key that it stands for, and the model's value."""
+    rates = facts.tuning.lora if lora else facts.tuning.full
+    return {
+        "learning_rate": (f"training.{role}.learning_rate", rates.distillation),
+        "epochs": (f"training.{role}.epochs", getattr(facts.tuning.epochs, role)),
+        "local_learning_rate": ("training.local.learning_rate", None if role == "server" else rates.local),
+        "max_new_tokens": ("generation.max_new_tokens", facts.max_new_tokens),
+        "lora_targets": ("lora.targets", list(facts.lora_targets) if lora else None),
+        "dtype": ("numerics.dtype", facts.dtype),
+        "attention": ("", facts.attention),
+        "prompt": ("", facts.prompt.model_dump(mode="json")),
+    }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,19 +17,24 @@ from typing import Any, TypeVar
 
 import torch
 import transformers
-from safetensors.torch import load_file
+from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from lada.config import LoraOptions
+from lada.asking import PLAIN, Asking, end_id, open_asking, open_tokenizer
+from lada.config import LoraOptions, PromptForm
 from lada.errors import ModelError
+from lada.model_facts import known_models
 from lada.ranks import ALONE, Ranks
-from lada.zero import shard, whole
+from lada.weights import Origin, fill
+from lada.zero import shard, sharing, whole
 
 transformers.logging.set_verbosity_error()
 
 State = dict[str, Tensor]
 T = TypeVar("T")
+CHECKPOINTING = "LADA_CHECKPOINTING"
+"""Environment variable: not empty where activations are computed again (less memory, the same numbers)."""
 
 
 class LanguageModel:
@@ -39,10 +45,14 @@ class LanguageModel:
         tokenizer: a fast tokenizer (tokenizers.Tokenizer).
         lora: None for full fine-tuning, else the adapter's options.
         seed: initialises the adapter.
+        asking: how prompts become ids, and what else ends a response.
+        origin: where the model as it came can be read again; None: full fine-tuning keeps a copy of it.
+        checkpointing: layers' activations are computed again in the backward pass in place of being kept.
 
     Attributes:
         network: the module to train (a PeftModel with LoRA).
-        eos_id, pad_id: token ids.
+        eos_id, pad_id: token ids; responses are trained with ``eos_id``.
+        end_ids: ids that end a response, ``eos_id`` among them.
         head_weight: output projection [V, H].
         softcap: cap of the final logits (Gemma-2) or None.
         ranks: that hold the model together.
@@ -57,6 +67,9 @@ class LanguageModel:
         *,
         lora: LoraOptions | None = None,
         seed: int = 0,
+        asking: Asking = PLAIN,
+        origin: Origin | None = None,
+        checkpointing: bool = False,
         ranks: Ranks = ALONE,
     ) -> None:
         self.ranks = ranks
@@ -66,26 +79,39 @@ class LanguageModel:
         self.unmerged: State = {}
         self.hf_config = network.config
         self.tokenizer = tokenizer
-        self.eos_id: int = _single(network.config.eos_token_id)
+        self._asking = asking
+        self.eos_id: int = end_id(network.config.eos_token_id, tokenizer, asking.form)
+        self.end_ids = frozenset({self.eos_id, *asking.ends})
         pad = network.config.pad_token_id
         self.pad_id: int = self.eos_id if pad is None else pad
-        bos = network.config.bos_token_id
-        self._prefix: list[int] = [] if bos is None else [bos]
+        self._prefix = _prefix(network.config.bos_token_id, asking.form)
         self.softcap: float | None = getattr(network.config, "final_logit_softcapping", None)
         self.lora = lora
+        self.checkpointing = checkpointing
+        if checkpointing:
+            network.activation_checkpointing_enable({"use_reentrant": False})
         self._base = network
         self.network: Any = _with_adapter(network, lora, seed) if lora else network
         self._reference: State | None = None
-        self._initial = None if lora or not ranks.leads else _copy(self._own("default"))
+        self._origin = origin
+        self._initial = None if lora or origin else self.state()
 
     # -- text <-> ids
 
     def prompt_ids(self, text: str) -> list[int]:
-        """Ids of a prompt, with BOS where the model has one."""
-        return self._prefix + self.tokenizer.encode(text, add_special_tokens=False).ids
+        """Ids of a prompt, with BOS where the model has one, as a turn of a chat where it is asked in one."""
+        asking = self._asking
+        if asking.is_chat and asking.form is not None:
+            text = _rendered(text, asking)
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids if ids[: len(self._prefix)] == self._prefix else self._prefix + ids
 
     def response_ids(self, text: str, *, finished: bool = True) -> list[int]:
-        """Ids of a response, with EOS where it ended by itself (`finished`)."""
+        """Ids of a response, with EOS where it ended by itself (`finished`).
+
+        In a chat nothing stands between the prompt and the response, so spaces before it are dropped.
+        """
+        text = text.lstrip(" ") if self._asking.is_chat else text
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return [*ids, self.eos_id] if finished else ids
 
@@ -215,7 +241,10 @@ class LanguageModel:
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
-        """Inside, forward passes are the reference policy's: `set_reference`'s, else the base model's."""
+        """Inside, forward passes are the reference policy's: `set_reference`'s, else the base model's.
+
+        Full fine-tuning sets the policy's weights aside meanwhile, in host memory.
+        """
         if self.lora is not None:
             self.ranks.call(_begin_reference, self)
             try:
@@ -224,7 +253,10 @@ class LanguageModel:
                 self.ranks.call(_end_reference, self)
         else:
             now = self.state()
-            self.load_state(self._reference if self._reference is not None else self._initial or {})
+            if self._reference is None:
+                self._load_initial()
+            else:
+                self.load_state(self._reference)
             try:
                 yield
             finally:
@@ -234,8 +266,8 @@ class LanguageModel:
     def merged(self) -> Iterator[Any]:
         """Inside, the adapter is merged into the base weights; yields the plain causal LM.
 
-        The base weights come back bit for bit afterwards: they are saved, not un-merged. Choice: where the
-        ranks hold shares of the weights, the adapter stays beside them: a saved copy would not fit.
+        The base weights come back bit for bit afterwards: those that an adapter touches are set aside in host
+        memory, not un-merged. Choice: where ranks hold shares of the weights, the adapter stays beside them.
         """
         if self.lora is None or self.ranks.shards:
             yield self._base
@@ -248,9 +280,22 @@ class LanguageModel:
 
     def delta(self) -> State:
         """What a party publishes: the adapter, or the difference of the weights to the model as it came."""
-        if self.lora is not None or self._initial is None:
+        if self.lora is not None:
             return self.state()
-        return {key: value - self._initial[key] for key, value in self.state().items()}
+        found = self.state()
+        for key, value in self._came(found):
+            found[key] -= value
+        return found
+
+    def _came(self, wanted: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+        """The weights of the model as it came (full fine-tuning), on the CPU."""
+        return (
+            self._origin.tensors(wanted) if self._origin is not None else iter((self._initial or {}).items())
+        )
+
+    def _load_initial(self) -> None:
+        for key, value in self._came(self._own("default")):
+            self.ranks.call(_write, self, "default", [key], state={key: value})
 
     def _own(self, adapter: str) -> State:
         """An adapter's parameters, or all weights, a head that is tied to the embeddings once."""
@@ -270,8 +315,7 @@ def build_network(config: Mapping[str, Any], *, seed: int, dtype: str = "float32
         seed: of the initial weights; torch's global generator is left as it was.
         dtype: of the weights.
     """
-    values = {key: value for key, value in config.items() if key != "model_type"}
-    hf_config = transformers.AutoConfig.for_model(config["model_type"], **values)
+    hf_config = _hf_config(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = transformers.AutoModelForCausalLM.from_config(
@@ -289,38 +333,87 @@ def load_model(
     lora: LoraOptions | None = None,
     seed: int = 0,
     ranks: Ranks = ALONE,
+    form: PromptForm | None = None,
+    attention: str | None = None,
+    device: torch.device | str = "cpu",
+    checkpointing: bool = False,
 ) -> LanguageModel:
-    """A model from a folder with config.json, tokenizer.json and model.safetensors.
+    """A model from a folder with config.json, a tokenizer and its weights in one file or several.
+
+    Every tensor is read once, onto ``device``: there is never a second copy of the model.
+
+    Args:
+        form: how it is asked; None: plain text.
+        attention: kernel; None: ``eager`` where scores are capped, else ``sdpa``.
 
     Raises:
-        ModelError: when a file is missing or does not fit the others.
+        ModelError: when a file is missing or does not fit the others; names it.
     """
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise ModelError(f"{folder} has no {name}; for lab models run `make lab-models`")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    network = build_network(config, seed=0, dtype=dtype)
-    weights = load_file(folder / "model.safetensors")
-    missing, unexpected = network.load_state_dict(weights, strict=False)
-    tied = {"lm_head.weight"} if config.get("tie_word_embeddings") else set()
-    if unexpected or set(missing) - tied:
-        raise ModelError(
-            f"{folder}/model.safetensors does not fit config.json: "
-            f"missing {sorted(set(missing) - tied)[:3]}, unexpected {sorted(unexpected)[:3]}"
-        )
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    return LanguageModel(network, tokenizer, lora=lora, seed=seed, ranks=ranks)
-
-
-def open_on_rank(
-    ranks: Ranks, folder: Path, dtype: str, lora: LoraOptions | None, seed: int
-) -> LanguageModel:
-    """`load_model` on one of several ranks."""
-    model = load_model(folder, dtype=dtype, lora=lora, seed=seed, ranks=ranks)
-    model.network.to(ranks.device)
+    config = read_config(folder)
+    tokenizer = open_tokenizer(folder)
+    precision = getattr(torch, dtype)
+    tied = bool(config.get("tie_word_embeddings"))
+    network = _hollow(config, precision, attention, folder)
+    tied = tied or bool(network.config.tie_word_embeddings)
+    share = sharing(ranks) if ranks.shards else None
+    fill(network, folder, device=torch.device(device), dtype=precision, tied=tied, placed=share)
+    network.tie_weights()
+    network.to(device)  # what it computes for itself, such as frequencies of positions
+    model = LanguageModel(
+        network.eval(),
+        tokenizer,
+        lora=lora,
+        seed=seed,
+        ranks=ranks,
+        asking=open_asking(folder, form),
+        origin=None if lora else Origin(folder, precision),
+        checkpointing=checkpointing,
+    )
     if ranks.shards:
         shard(model)
     return model
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A folder's config.json, for the class of transformers that carries the model.
+
+    Choice: code that was published with a model is never run. Where `lada.model_facts` names a class that
+    carries it exactly (InternLM3 in Llama's, without biases), that one is built.
+
+    Raises:
+        ModelError: it is missing, or no class here carries the model.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"{folder} has no config.json; for lab models run `make lab-models`")
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        published = config["model_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} is no model's configuration: {error!r}") from error
+    carriers = {one.published_type: one.model_type for one in known_models().values() if one.published_type}
+    if published in carriers:
+        biased = [name for name in ("bias", "qkv_bias") if config.get(name)]
+        if biased:
+            raise ModelError(
+                f"{path}: {published} is carried by the class {carriers[published]} only without {biased[0]}"
+            )
+        dropped = ("auto_map", "architectures", "bias", "qkv_bias")
+        config = {key: value for key, value in config.items() if key not in dropped}
+        config["model_type"] = carriers[published]
+    elif published not in transformers.CONFIG_MAPPING:
+        raise ModelError(f"{path}: transformers {transformers.__version__} has no class for '{published}'")
+    return config
+
+
+def default_device() -> str:
+    """The GPU of this process, where there is one; torchrun counts a node's processes in LOCAL_RANK."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
+def open_on_rank(ranks: Ranks, folder: Path, options: Mapping[str, Any]) -> LanguageModel:
+    """`load_model` on one of several ranks."""
+    return load_model(folder, ranks=ranks, device=ranks.device, **options)
 
 
 # -- commands: what every rank does to its part of a model
@@ -372,13 +465,15 @@ def _end_reference(model: LanguageModel) -> None:
 
 
 def _merge(model: LanguageModel) -> None:
-    model.unmerged = _copy(model.base.state_dict())
+    model.unmerged = _copy({name: layer.weight for name, layer in _adapted(model.base).items()})
     model.network.merge_adapter(["default"])
 
 
 def _unmerge(model: LanguageModel) -> None:
     model.network.unmerge_adapter()
-    model.base.load_state_dict(model.unmerged)
+    with torch.no_grad():
+        for name, layer in _adapted(model.base).items():
+            layer.weight.copy_(model.unmerged[name])
     model.unmerged = {}
 
 
@@ -407,6 +502,61 @@ def set_matmul_precision(wanted: str) -> tuple[str, float]:
         return wanted, error
     torch.set_float32_matmul_precision("highest")
     return "highest", error
+
+
+def _hf_config(config: Mapping[str, Any]) -> Any:
+    values = {
+        key: value for key, value in config.items() if key not in ("model_type", "dtype", "torch_dtype")
+    }
+    return transformers.AutoConfig.for_model(config["model_type"], **values)
+
+
+def _hollow(config: Mapping[str, Any], dtype: torch.dtype, attention: str | None, folder: Path) -> Any:
+    """A network whose parameters take no memory yet; what it computes for itself is there."""
+    import accelerate
+
+    try:
+        hf_config = _hf_config(config)
+    except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
+        raise ModelError(f"{folder}/config.json: {error}") from error
+    with torch.random.fork_rng(devices=[]), accelerate.init_empty_weights(include_buffers=False):
+        return transformers.AutoModelForCausalLM.from_config(
+            hf_config, dtype=dtype, attn_implementation=attention or _attention(hf_config)
+        )
+
+
+def _rendered(text: str, asking: Asking) -> str:
+    """A prompt as the one turn of a chat, up to where the response begins."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    assert asking.form is not None
+    options = {**asking.specials, **asking.form.options}
+    rendered, _ = render_jinja_template(
+        [[{"role": "user", "content": text}]],
+        chat_template=asking.template,
+        add_generation_prompt=True,
+        **options,
+    )
+    return str(rendered[0])
+
+
+def _prefix(bos: int | None, form: PromptForm | None) -> list[int]:
+    if form is None:
+        return [] if bos is None else [bos]
+    if form.bos and bos is None:
+        raise ModelError("prompts should begin with BOS, and config.json names no bos_token_id")
+    return [bos] if form.bos and bos is not None else []
+
+
+def _adapted(network: nn.Module) -> dict[str, Any]:
+    """Name -> base layer of every layer that has an adapter."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return {
+        name: layer.get_base_layer()
+        for name, layer in network.named_modules()
+        if isinstance(layer, BaseTunerLayer)
+    }
 
 
 def _attention(hf_config: Any) -> str:
@@ -447,8 +597,5 @@ def _freeze(network: Any, name: str) -> None:
 
 
 def _copy(state: Mapping[str, Tensor]) -> State:
-    return {key: value.detach().clone() for key, value in state.items()}
-
-
-def _single(token_id: int | list[int]) -> int:
-    return token_id[0] if isinstance(token_id, list) else token_id
+    """Copies in host memory, in rows as they are stored, wherever the originals are."""
+    return {key: value.detach().to("cpu", copy=True) for key, value in state.items()}

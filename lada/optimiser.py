@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lada.config import TrainOptions, derive_seed
+from lada.master_weights import open_adamw
 from lada.models import LanguageModel
 from lada.zero import ZeroOptimiser
 
@@ -24,14 +25,7 @@ class Optimiser:
     def __init__(self, model: LanguageModel, options: TrainOptions, learning_rate: float) -> None:
         self._ranks, self._clip = model.ranks, options.clip_norm
         self._parameters = model.trainable()
-        fused = all(one.device.type in ("cpu", "cuda") for one in self._parameters)
-        self._adam = torch.optim.AdamW(
-            self._parameters,
-            lr=learning_rate,
-            betas=(0.9, 0.999),
-            weight_decay=options.weight_decay,
-            fused=fused,
-        )
+        self._adam = open_adamw(self._parameters, options, learning_rate)
 
     def begin(self) -> None:
         """Forget the gradients."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,12 +16,20 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from lada.config import SERVER, Options, RunConfig, TrainOptions, derive_seed
+from lada.config import SERVER, Options, PartyOptions, RunConfig, TrainOptions, derive_seed
 from lada.errors import ConfigError, ExchangeError, ModelError
 from lada.exchange import committed_stages
 from lada.inbox import Inbox, partners
 from lada.manifest import Kind, Payload, read_manifest
-from lada.models import LanguageModel, State, load_model, open_on_rank, state_hash
+from lada.models import (
+    CHECKPOINTING,
+    LanguageModel,
+    State,
+    default_device,
+    load_model,
+    open_on_rank,
+    state_hash,
+)
 from lada.plan import Plan
 from lada.prompts import prompt
 from lada.ranks import ALONE, Ranks
@@ -50,13 +60,20 @@ class ModelCache:
     ranks: Ranks = ALONE
     models: dict[tuple[Any, ...], LanguageModel] = field(default_factory=dict)
 
-    def open(self, folder: Path, config: RunConfig, seed: int) -> LanguageModel:
-        """A fresh copy of a model."""
+    def open(self, folder: Path, config: RunConfig, seed: int, own: PartyOptions) -> LanguageModel:
+        """A fresh copy of a party's model; a real one is read again, since two of them need not fit."""
+        dtype = config.numerics.dtype
+        options: dict[str, Any] = {"dtype": dtype, "lora": config.lora, "seed": seed}
+        if config.tier != "lab":
+            gc.collect()  # an earlier copy may hang in a circle of references
+            options |= {"form": own.prompt, "attention": own.attention}
+            options["checkpointing"] = bool(os.environ.get(CHECKPOINTING))
         if self.ranks.size > 1:
-            return self.ranks.open(open_on_rank, folder, config.numerics.dtype, config.lora, seed)
-        key = (folder, config.numerics.dtype, config.lora, seed)
+            return self.ranks.open(open_on_rank, folder, options)
+        if config.tier != "lab":
+            return load_model(folder, device=default_device(), **options)
+        key = (folder, dtype, config.lora, seed)
         if key not in self.models:
-            dtype = config.numerics.dtype
             self.models[key] = load_model(folder, dtype=dtype, lora=config.lora, seed=seed)
         return copy.deepcopy(self.models[key])
 
@@ -91,7 +108,8 @@ class Party:
         cache: ModelCache,
         resume: Resume,
     ) -> None:
-        self.run, self.config, self.stage, self.options = run, config, stage, options
+        self.run, self.stage, self.options = run, stage, options
+        self.config = config.of_party(stage.party)
         self.name, self.round = stage.party, stage.round
         self.role = "server" if stage.party == SERVER else "client"
         self.partners = partners(stage.party, config.clients)
@@ -175,9 +193,9 @@ class Party:
 
     def open_model(self) -> LanguageModel:
         """This party's model as it stands: as it came, or as its last training stage left it."""
-        model = self._cache.open(
-            self.model_folder, self.config, derive_seed(self.config.seed, self.name, "adapter")
-        )
+        seed = derive_seed(self.config.seed, self.name, "adapter")
+        own = self.config.party(self.name)
+        model = self._cache.open(self.model_folder, self.config, seed, own)
         state = self.latest(MODEL_FILE)
         if state is not None:
             model.load_state(load_tensors(state))
@@ -211,8 +229,8 @@ class Party:
 
     def vocabulary(self, name: str) -> Vocabulary:
         """The tokens of a party's model: its tokenizer is public, unlike its weights after training."""
-        folder = self._model_folder(self.config.party(name).model)
-        return open_vocabulary(folder)
+        party = self.config.party(name)
+        return open_vocabulary(self._model_folder(party.model), party.prompt)
 
     def training(self, kind: str) -> TrainOptions:
         """Optimiser options of ``local``, or of a role with this party's own overrides."""
@@ -260,12 +278,13 @@ def model_payloads(model: LanguageModel, party: Party) -> tuple[Payload, dict[st
     private = tensors_payload(model.state(), "state")
     if not party.config.exchange.publish_adapters:
         return private, {}
-    delta = model.delta()
-    data = tensors_payload(delta, "adapters")
-    if len(data.data) > party.config.exchange.max_delta_bytes:
-        digest = json_payload({"sha256": state_hash(delta)}, "adapters")
-        return private, {"adapter_hash.json": digest}
-    return private, {ADAPTER_FILE: data}
+    delta, most = model.delta(), party.config.exchange.max_delta_bytes
+    if sum(value.nbytes for value in delta.values()) <= most:
+        data = tensors_payload(delta, "adapters")
+        if len(data.data) <= most:
+            return private, {ADAPTER_FILE: data}
+    digest = json_payload({"sha256": state_hash(delta)}, "adapters")
+    return private, {"adapter_hash.json": digest}
 
 
 def records_payload(records: list[Any], kind: Kind) -> Payload:

@@ -74,9 +74,11 @@ def inputs(run: RunDir, config: RunConfig, stage: Stage) -> dict[str, Any] | Non
     if weights == "missing":
         return None
     read = [run.data(stage.party, part) for part in ("train", "test")] + [run.demo] * config.shots
-    content = config.model_dump(mode="json")
+    content = config.of_party(stage.party).model_dump(mode="json")
+    own = config.party(stage.party).model_dump(mode="json", include={"attention", "prompt"})
     return {
         "party": stage.party,
+        **{name: value for name, value in own.items() if value is not None},
         "stage": stage.name,
         "model": model,
         "weights": weights,

@@ -17,7 +17,7 @@ from lada.faults import crash_point
 from lada.lab import weights_folder
 from lada.lease import lease
 from lada.method import load_method, make_plan
-from lada.model_facts import with_model_rates
+from lada.model_facts import with_model_facts
 from lada.plan import read_plan
 from lada.records import Item, Record, Replayed, dump_jsonl
 from lada.replay import find_replayed, selections
@@ -31,7 +31,7 @@ def resolve_run(found: Iterable[Layer]) -> RunConfig:
     Raises:
         ConfigError: naming file, key and what is legal.
     """
-    config, origins = resolve(with_model_rates(list(found)))
+    config, origins = resolve(with_model_facts(list(found)))
     method = load_method(config.method, origins)
     options = method.options.model_dump(mode="json")
     return config.model_copy(update={"method": {"name": method.name, **options}})

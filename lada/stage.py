@@ -120,11 +120,13 @@ def with_smaller_batches(config: RunConfig, divisor: int) -> RunConfig:
         name: one.model_copy(update={"micro_tokens": max(1, one.micro_tokens // divisor)})
         for name, one in kinds.items()
     }
-    rows = max(1, config.generation.batch_size // divisor)
+    fewer = {"batch_size": max(1, config.generation.batch_size // divisor)}
+    if config.generation.prompt_tokens is not None:
+        fewer["prompt_tokens"] = max(1, config.generation.prompt_tokens // divisor)
     return config.model_copy(
         update={
             "training": config.training.model_copy(update=smaller),
-            "generation": config.generation.model_copy(update={"batch_size": rows}),
+            "generation": config.generation.model_copy(update=fewer),
         }
     )
 

@@ -222,8 +222,9 @@ def _step(
         Objective, losses in the order of ``batch``, gradient norm before clipping; on rank 0.
     """
     model.optimiser.begin()
-    # Every time: hooks may have run passes of their own.
-    model.network.train(model.lora is not None and model.lora.dropout > 0)
+    # Without dropout nothing differs in training mode, but only there activations are computed again. Every
+    # time: hooks may have run passes of their own.
+    model.network.train(model.checkpointing or (model.lora is not None and model.lora.dropout > 0))
     objective, losses = _accumulate(model, batch, loss, micro_tokens, head_chunk)
 
     def check(norm: float) -> None:

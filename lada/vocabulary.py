@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from lada.asking import end_id, open_tokenizer
+from lada.config import PromptForm
 from lada.errors import ModelError
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -156,16 +158,17 @@ class Vocabulary:
         raise ModelError(f"the tokenizer has no single token for each of {', '.join(options)}")
 
 
-def open_vocabulary(folder: Path) -> Vocabulary:
-    """The vocabulary of a model folder (tokenizer.json and config.json); weights are not read.
+def open_vocabulary(folder: Path, form: PromptForm | None = None) -> Vocabulary:
+    """The vocabulary of a model folder (its tokenizer and config.json); weights are not read.
+
+    Args:
+        form: how the model is asked, which decides what ends its responses.
 
     Raises:
         ModelError: when one of the files is missing.
     """
-    for name in ("tokenizer.json", "config.json"):
-        if not (folder / name).is_file():
-            raise ModelError(f"{folder} has no {name}: every party needs the tokenizers of all models")
-    eos = json.loads((folder / "config.json").read_text(encoding="utf-8"))["eos_token_id"]
-    return Vocabulary(
-        Tokenizer.from_file(str(folder / "tokenizer.json")), eos[0] if isinstance(eos, list) else eos
-    )
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} has no config.json: every party needs the tokenizers of all models")
+    tokenizer = open_tokenizer(folder)
+    eos = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("eos_token_id")
+    return Vocabulary(tokenizer, end_id(eos, tokenizer, form))

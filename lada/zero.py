@@ -150,6 +150,16 @@ def shard(model: LanguageModel) -> None:
     attach(model)
 
 
+def sharing(ranks: Ranks) -> Callable[[nn.Parameter], None]:
+    """What cuts a parameter into shares as soon as it is read: no rank ever holds all of them whole."""
+    init = _deepspeed().zero.Init(config_dict_or_path=_config(ranks, clip=0.0, half=False))
+
+    def share(parameter: nn.Parameter) -> None:
+        init._convert_to_zero_parameters([parameter])
+
+    return share
+
+
 def attach(model: LanguageModel) -> None:
     """Have DeepSpeed gather weights for passes without gradients."""
     model.engine = _engine(model.ranks, model.network, None)
@@ -173,21 +183,25 @@ def whole(parameter: Tensor, *, write: bool = False) -> Iterator[None]:
     if not hasattr(parameter, "ds_id"):
         yield
         return
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0 if write else None):
+    with _deepspeed().zero.GatheredParameters([parameter], modifier_rank=0 if write else None):
         yield
 
 
-def _engine(ranks: Ranks, inside: nn.Module, optimiser: Any, *, clip: float = 0.0) -> Any:
+def _deepspeed() -> Any:
     import deepspeed
 
     deepspeed.utils.logger.setLevel("ERROR")
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     # It would be compiled here and now, where there may be no compiler; gloo serves CPUs.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed(dist_init_required=False)
+    return deepspeed
+
+
+def _engine(ranks: Ranks, inside: nn.Module, optimiser: Any, *, clip: float = 0.0) -> Any:
     half = any(one.dtype == torch.bfloat16 and one.requires_grad for one in inside.parameters())
-    engine, *_ = deepspeed.initialize(
+    engine, *_ = _deepspeed().initialize(
         model=_Calls(inside),
         optimizer=optimiser,
         config=_config(ranks, clip=clip, half=half),

@@ -36,7 +36,15 @@ SAMPLED = GenerationOptions(max_new_tokens=6, batch_size=2, temperature=0.7)
 MICRO_TOKENS, HEAD_CHUNK = 60, 16
 
 
-TRAINED = {"full": None, "lora": LORA, "drop": LORA.model_copy(update={"dropout": 0.5})}
+TRAINED: dict[str, dict[str, Any]] = {
+    "full": {},
+    "lora": {"lora": LORA},
+    "again": {"lora": LORA, "checkpointing": True},
+    "drop": {"lora": LORA.model_copy(update={"dropout": 0.5})},
+    "half": {"dtype": "bfloat16"},
+    "mixed": {"lora": LORA, "dtype": "bfloat16"},
+}
+"""Full, LoRA, activations computed again, dropout; in bfloat16 full and with adapters in float32."""
 
 
 class Case(NamedTuple):
@@ -58,10 +66,10 @@ def case(name: str) -> Case:
 
 def open_case(found: Case, models: Path, ranks: Ranks | None = None) -> LanguageModel:
     """Its model, on all ranks."""
-    folder, lora = models / found.architecture, TRAINED[found.trained]
+    folder, options = models / found.architecture, TRAINED[found.trained]
     if ranks is None:
-        return load_model(folder, lora=lora)
-    return ranks.open(open_on_rank, folder, "float32", lora, 0)
+        return load_model(folder, **options)
+    return ranks.open(open_on_rank, folder, options)
 
 
 def log_probs(model: LanguageModel, pairs: list[Example] = PAIRS) -> list[Any]:

@@ -19,8 +19,8 @@ MEMBERS = {
     "lease driver diagnostics results inbox provenance policy space synthetic replay reuse communication "
     "architecture model_facts staged",
     1: "data",
-    2: "ranks zero models optimiser resume generation row_cache evaluation losses forward training "
-    "training_state token_alignment "
+    2: "asking sentencepiece weights master_weights ranks zero models optimiser "
+    "resume generation row_cache evaluation losses forward training training_state token_alignment "
     "vocabulary voting soft_targets knowledge labels selection socratic embedding writing lab "
     "tree_search tree_texts tree_actions consistency",
     3: "party method methods local prepared pairs distillation answering imitation shared_texts boosting "

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lada.architecture import LINEARS
-from lada.config import CONFIGS, RunConfig, layers, read_yaml
+from lada.config import CONFIGS, RunConfig, dump_run, layers, read_run, read_yaml
 from lada.errors import ConfigError
 from lada.model_facts import known_models, model_facts
 from lada.runs import resolve_run
@@ -138,17 +138,53 @@ def test_each_party_has_its_models_rate_and_epochs() -> None:
         tuning = model_facts(party.model).tuning
         epochs = tuning.epochs.server if party.name == "server" else tuning.epochs.client
         assert (party.learning_rate, party.epochs) == (tuning.lora.distillation, epochs)
-    assert config.training.local.learning_rate == 5e-5, "the smallest of the clients' models"
+    assert [local_rate(config, name) for name in config.clients] == [1e-4, 5e-5, 1e-4]
     full = paper("1", "lora=null")
     assert [party.learning_rate for party in full.parties] == [1e-6, 5e-6, 1e-6, 2e-6]
-    assert full.training.local.learning_rate == 5e-6 and full.lora is None
+    assert local_rate(full, "client-2") == 5e-6 and full.lora is None
+
+
+def local_rate(config: RunConfig, party: str) -> float:
+    return config.of_party(party).training.local.learning_rate
+
+
+def test_each_party_has_what_its_model_needs() -> None:
+    config = paper("1", "generation.temperature=0.7")
+    for party in config.parties:
+        facts, own = model_facts(party.model), config.of_party(party.name)
+        assert party.prompt == facts.prompt and party.attention == facts.attention
+        assert own.generation.max_new_tokens == facts.max_new_tokens and own.generation.temperature == 0.7
+        assert own.lora is not None and own.lora.targets == facts.lora_targets
+        assert own.lora.rank == config.lora.rank and own.numerics.dtype == facts.dtype
+    assert {config.of_party(name).generation.max_new_tokens for name in config.clients} == {512}
+    said = paper("1", "generation.max_new_tokens=64", "numerics.dtype=float32", "lora.targets=[q_proj]")
+    own = said.of_party("client-1")
+    assert own.generation.max_new_tokens == 64 and own.numerics.dtype == "float32"
+    assert own.lora is not None and own.lora.targets == ("q_proj",)
+
+
+def test_what_models_need_is_spelled_out_in_run_yaml_and_read_back(tmp_path: Path) -> None:
+    config = paper("3")
+    (tmp_path / "run.yaml").write_text(dump_run(config), encoding="utf-8")
+    assert read_run(tmp_path) == config
+    assert config.party("client-1").prompt.options == {"enable_thinking": False}
+
+
+def test_options_that_came_later_leave_earlier_runs_their_names() -> None:
+    """The ids of two runs as they were before parties had options of their own."""
+    lab = resolve_run(layers(scenario="1", method="standalone", dataset="lab-math", size="tiny"))
+    assert lab.run_id == "1-standalone-lab-math-0shot-s0-35b73bbd"
+    changed = lab.parties[0].model_copy(update={"max_new_tokens": 7})
+    assert lab.model_copy(update={"parties": (changed, *lab.parties[1:])}).run_id != lab.run_id
+    stopping = lab.generation.model_copy(update={"stop_at_answer": True})
+    assert lab.model_copy(update={"generation": stopping}).run_id != lab.run_id
 
 
 def test_what_somebody_says_stands() -> None:
     config = paper("1", "training.client.learning_rate=3e-6", "training.local.learning_rate=7e-6")
     rates = {party.name: party.learning_rate for party in config.parties}
     assert rates == {"server": 2e-5, "client-1": None, "client-2": None, "client-3": None}
-    assert config.training.local.learning_rate == 7e-6
+    assert [local_rate(config, name) for name in config.clients] == [7e-6] * 3
     socratic = paper("1", method="socratic_cot")
     assert [party.epochs for party in socratic.parties] == [1, None, None, None], (
         "the method's own file says 3"
@@ -156,4 +192,5 @@ def test_what_somebody_says_stands() -> None:
 
 
 def test_other_tiers_are_left_alone() -> None:
-    assert all(party.learning_rate is None for party in paper("1", tier="lab").parties)
+    for party in paper("1", tier="lab").parties:
+        assert set(party.model_dump(exclude={"name", "model"}).values()) == {None}

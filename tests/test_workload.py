@@ -254,7 +254,7 @@ def test_every_method_fits_as_it_is_shipped(method: str) -> None:
 
 
 def test_prompts_with_many_examples_take_room() -> None:
-    config, plan = paper("1", "wasp", "generation.batch_size=64")
+    config, plan = paper("1", "wasp", "generation.prompt_tokens=null")
     with pytest.raises(ConfigError, match=r"generation takes .*prompts.*SET generation.batch_size=32"):
         estimate(config, plan, load_cluster("a800"))
 

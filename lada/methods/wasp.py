@@ -334,7 +334,8 @@ def writer(party: Party) -> Writer:
         model=party.open_model(),
         form=FORMS[party.config.template],
         prompt=party.prompt,
-        writing=generation.model_copy(update=how),
+        # What is written may hold an answer line of its own.
+        writing=generation.model_copy(update={**how, "stop_at_answer": False}),
         solving=generation.model_copy(update={"temperature": 0.0}),
         embed=embedder(party),
         duplicate=options.duplicate,
