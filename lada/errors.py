@@ -98,7 +98,7 @@ class BusyError(LadaError):
 class RanksError(LadaError):
     """Another process of the same stage ended or does not answer; what it said itself counts for more."""
 
-    exit_code = 13
+    exit_code = 15
 
 
 class ResourceError(LadaError):

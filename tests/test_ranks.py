@@ -30,7 +30,10 @@ from tests.tiny_models import tiny_config, tiny_tokenizer
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-TWO = ("qwen3-lora-z0", "llama-full-z1", "gemma2-lora-z2", "qwen3-lora-z3", "llama-full-z3")
+TWO = (
+    *("qwen3-lora-z0", "llama-full-z1", "gemma2-lora-z2", "qwen3-lora-z3", "llama-full-z3"),
+    *("qwen3-again-z3", "gemma2-again-z2", "qwen3-mixed-z3", "llama-half-z2"),
+)
 THREE = ("llama-full-z0", "qwen3-lora-z1", "gemma2-full-z2", "gemma2-full-z3", "qwen3-drop-z3")
 CLIENT = Stage(1, "learn", "client-1")
 SMALL_STEPS = ("training.client.batch_size=2", "training.client.epochs=3", "training.client.micro_tokens=300")
@@ -120,7 +123,9 @@ def test_ranks_compute_what_one_does(ranks: int, name: str, alone: Any, several:
     share = seen.pop("share")
     expected, trained = alone(name)
     assert (share < 0.6) == name.endswith("z3"), "a rank holds about its share of the weights"
-    if "drop" in name:  # every rank drops by random numbers of its own
+    assert {value.dtype for value in state.values()} == {value.dtype for value in trained.values()}
+    if "drop" in name or name.endswith("half-z2") or "mixed" in name:
+        # Every rank drops by random numbers of its own; in bfloat16 steps are equal in a few digits alone.
         seen, expected = ({key: one[key] for key in ("before", "reference")} for one in (seen, expected))
     else:
         assert state.keys() == trained.keys()
@@ -128,6 +133,11 @@ def test_ranks_compute_what_one_does(ranks: int, name: str, alone: Any, several:
             torch.testing.assert_close(state[key], value, rtol=1e-3, atol=3e-5, msg=key)
     assert all(value.abs().max() > 0 for value in state.values())
     close(seen, json.loads(json.dumps({key: expected[key] for key in seen})))
+
+
+def test_one_rank_has_nothing_to_do_with_deepspeed(alone: Any) -> None:
+    alone("qwen3-lora-z0")
+    assert "deepspeed" not in sys.modules
 
 
 def close(seen: Any, expected: Any, where: str = "") -> None:
@@ -293,7 +303,7 @@ def test_a_warning_to_what_starts_the_ranks_reaches_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("codes", "found"), [([13, 10], 10), ([1, -15], 1), ([-9, -15], 137), ([13, 1], 13), ([85], 85)]
+    ("codes", "found"), [([15, 10], 10), ([1, -15], 1), ([-9, -15], 137), ([15, 1], 15), ([85], 85)]
 )
 def test_the_exit_code_is_the_one_that_says_most(codes: list[int], found: int) -> None:
     assert exit_code(codes) == found
