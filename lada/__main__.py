@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lada.errors import exit_code
+from lada.errors import end, exit_code
 
 # Everything else is imported by the commands: a stage must heed warnings before torch takes its seconds.
 if TYPE_CHECKING:
@@ -406,4 +406,4 @@ def _add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

@@ -21,9 +21,11 @@ A user's mistake raises one of these; a broken invariant of ours is an ``assert`
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 
 class LadaError(Exception):
@@ -139,6 +141,19 @@ def exit_code(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         _last_words("interrupted; the same command goes on where it was")
         return 130
+
+
+def end(code: int) -> NoReturn:
+    """End this process; if it is one of several ranks, at once.
+
+    Threads of their process group that an interpreter's end finds at work may abort what has ended well.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 def _last_words(text: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 import torch.distributed as dist
 
-from lada.errors import Paused, RanksError
+from lada.errors import ConfigError, Paused, RanksError
 
 T = TypeVar("T")
 Share = TypeVar("Share")
@@ -229,6 +229,7 @@ def joined(zero: int) -> Iterator[Ranks]:
         zero: see `Ranks`.
 
     Raises:
+        ConfigError: there are more ranks than GPUs.
         RanksError: from inside, when another rank ended or did not answer.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -239,7 +240,13 @@ def joined(zero: int) -> Iterator[Ranks]:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one node: no need of a name that resolves
     device, backend = "cpu", "gloo"
     if torch.cuda.is_available():
-        device, backend = f"cuda:{os.environ['LOCAL_RANK']}", "cpu:gloo,cuda:nccl"
+        local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= there:
+            raise ConfigError(
+                f"rank {local} of this node has no GPU, {there} are visible: the cluster file must not ask "
+                "for more ranks than gpus"
+            )
+        device, backend = f"cuda:{local}", "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(device)
     with _answering():
         dist.init_process_group(backend, timeout=COLLECTIVE)

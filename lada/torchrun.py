@@ -34,7 +34,13 @@ def main(arguments: Sequence[str]) -> int:
     try:
         run(parser.parse_args(list(arguments)))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
-        return exit_code(failure.exitcode for failure in error.failures.values())
+        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        killed = [rank for rank, code in codes.items() if code < 0]
+        code = exit_code(codes.values())
+        if len(killed) == len(codes):  # nobody has said anything
+            name = signal.Signals(code - 128).name
+            sys.stderr.write(f"rank {killed[0]} was ended by {name}\n")
+        return code
     return 0
 
 

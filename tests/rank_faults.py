@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lada.errors import ConfigError, Paused, exit_code
+from lada.errors import ConfigError, Paused, end, exit_code
 from lada.ranks import Ranks, joined
 from lada.stage import resource_errors
 
@@ -79,4 +79,4 @@ def main(fault: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: main(sys.argv[1])))
+    end(exit_code(lambda: main(sys.argv[1])))

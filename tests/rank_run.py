@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from lada import zero
-from lada.errors import Paused
+from lada.errors import Paused, end
 from lada.plan import read_plan
 from lada.progress import stream_log
 from lada.ranks import Ranks, joined
@@ -56,3 +56,4 @@ def main(root: Path, stage: int, every: int = 0) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    end(0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +19,15 @@ from safetensors.torch import save_file
 
 from lada import zero
 from lada.config import GenerationOptions, TrainOptions
+from lada.errors import end
 from lada.generation import Generated, generate
+from lada.knowledge import letter_knowledge, top_knowledge
 from lada.losses import PairLoss
 from lada.models import LanguageModel, State, load_model, open_on_rank
 from lada.ranks import Ranks, joined
 from lada.selection.features import FeatureOptions, prompt_features
 from lada.training import Example, Hooks, fit, sequence_log_probs, with_reference
-from tests.tiny_models import FIRST_WORD, LORA, random_pairs, word
+from tests.tiny_models import EOS, FIRST_WORD, LORA, VOCAB, random_pairs, word
 
 PAIRS = random_pairs(7)
 """No multiple of 2 or 3: shares are ragged."""
@@ -85,6 +88,7 @@ def everything(model: LanguageModel) -> tuple[dict[str, Any], State]:
     with model.reference():
         found["reference"] = log_probs(model)
     found["again"] = log_probs(model)
+    found["knowledge"] = knowledge(model)
     found["greedy"] = [vars(one) for one in generate_of(model, GREEDY)]
     known = with_reference(PAIRS, found["reference"])
 
@@ -107,6 +111,18 @@ def everything(model: LanguageModel) -> tuple[dict[str, Any], State]:
     model.load_state(trained)
     found["restored"] = log_probs(model)
     return found, trained
+
+
+def knowledge(model: LanguageModel) -> list[Any]:
+    """What FedMKT takes of texts: the likeliest tokens, and four letters."""
+    texts = [replace(one, responses=one.responses[1:]) for one in PAIRS]
+    sizes = {"micro_tokens": MICRO_TOKENS, "head_chunk": HEAD_CHUNK}
+    top = top_knowledge(model, texts, [1] * len(texts), num_top=2, num_tokens=VOCAB, **sizes)
+    assert top.ids is not None
+    letters = letter_knowledge(
+        model, [replace(one, responses=((EOS,),)) for one in texts], [5, 6, 7, 8], **sizes
+    )
+    return [top.ce.tolist(), top.ids.tolist(), top.lengths, letters.ce.tolist()]
 
 
 def generate_of(model: LanguageModel, options: GenerationOptions) -> list[Generated]:
@@ -142,3 +158,4 @@ def main(models: Path, out: Path, names: list[str]) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+    end(0)

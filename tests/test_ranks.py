@@ -46,7 +46,7 @@ def command(ranks: int, *module: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    steady = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    steady = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return {**os.environ, **steady, "LADA_RESUME_MIN_SECONDS": "0", "PYTHONUNBUFFERED": "1"}
 
 
@@ -275,7 +275,7 @@ def test_a_point_of_other_ranks_is_not_used(shared: RunDir, tmp_path: Path) -> N
     ("fault", "code", "said"),
     [
         ("memory", 10, "DeviceMemoryError: rank 1: the GPU's memory ran out"),
-        ("killed", 137, ""),
+        ("killed", 137, "rank 1 was ended by SIGKILL"),
         ("mistake", 2, "ConfigError: something is wrong"),
         ("paused", 85, "Paused: a stage was warned"),
     ],
