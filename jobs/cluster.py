@@ -29,8 +29,7 @@ class Resources(Options):
         up_to: largest model, in billions of parameters, that this line is for.
         gpus: per node; 0 asks for none.
         nodes: of one stage.
-        ranks: processes per node; torchrun where a stage has more than one in all. Choice: one, which sees
-            all GPUs of its node, until stages are computed by several.
+        ranks: processes per node, one GPU each; torchrun where a stage has more than one in all.
         zero: what DeepSpeed shares among the ranks: 1 optimiser states, 2 gradients too, 3 weights too.
         checkpointing: activations are computed again in the backward pass in place of being kept.
         cpus: per node.
@@ -55,6 +54,11 @@ class Resources(Options):
     def ranks_per_node(self) -> int:
         """Processes on each node."""
         return self.ranks
+
+    def shared(self) -> dict[str, int]:
+        """How many ranks compute a stage and what they share, for the record; nothing for one."""
+        count = self.nodes * self.ranks
+        return {"ranks": count, "zero": self.zero} if count > 1 else {}
 
 
 class DriverJob(Options):

@@ -74,7 +74,7 @@ SETTINGS = {
     **{name: str(SCRATCH / folder) for name, folder in CACHES.items()},
 }
 IGNORING_WARNINGS = ("bash", "-c", 'trap "" USR2; exec "$@"', "ranks")
-"""torchrun would die of a USR2 that is meant for its ranks, which handle it themselves."""
+"""What starts ranks must not die of a USR2 that is meant for them, however early it comes."""
 
 
 @dataclass(frozen=True)
@@ -198,12 +198,15 @@ def container_argv(
     ]
 
 
-def container_environment(cluster: Cluster, *, threads: int | None, job: Mapping[str, str]) -> dict[str, str]:
+def container_environment(
+    cluster: Cluster, *, threads: int | None, job: Mapping[str, str], checkpointing: bool = False
+) -> dict[str, str]:
     """The whole environment of the Apptainer process; what goes inside has its prefix.
 
     Args:
         threads: OMP_NUM_THREADS, normally ``numerics.threads`` of run.yaml, which decides; None: not set.
         job: the job's environment, of which `JOB_NAMES` go inside.
+        checkpointing: see `Resources`.
     """
     inside = dict(SETTINGS)
     inside |= {name: job[name] for name in (*JOB_NAMES, *KERNEL_NAMES) if name in job}
@@ -212,6 +215,8 @@ def container_environment(cluster: Cluster, *, threads: int | None, job: Mapping
     models = _models_folder(cluster, job)
     if models is not None:
         inside["LADA_MODELS"] = str(models)
+    if checkpointing:
+        inside["LADA_CHECKPOINTING"] = "1"
     if threads is not None:
         inside["OMP_NUM_THREADS"] = str(threads)
     inside |= cluster.environment
@@ -228,12 +233,14 @@ def stage_command(
     *,
     ranks_per_node: int,
     nodes: int,
+    zero: int = 0,
     micro_batch_divisor: int = 1,
     job: Mapping[str, str] = os.environ,
 ) -> list[str]:
     """What runs inside the image for one attempt of a stage, on one node of its job.
 
     Args:
+        zero: what several ranks share, see `Resources`.
         micro_batch_divisor: 1, 2, 4, …: after a want of GPU memory.
         job: the environment of this node's task, read for stages of more than one node.
     """
@@ -243,10 +250,13 @@ def stage_command(
         module += ["--micro-batch-divisor", str(micro_batch_divisor)]
     if nodes == 1 and ranks_per_node == 1:
         return ["python", *module]
+    if zero:
+        module += ["--zero", str(zero)]
+    start = [*IGNORING_WARNINGS, "python", "-m", "lada.torchrun"]
     ranks = f"--nproc-per-node={ranks_per_node}"
     if nodes == 1:
-        return [*IGNORING_WARNINGS, "torchrun", "--standalone", ranks, *module]
-    return [*IGNORING_WARNINGS, "torchrun", f"--nnodes={nodes}", ranks, *meeting_point(job), *module]
+        return [*start, "--standalone", ranks, *module]
+    return [*start, f"--nnodes={nodes}", ranks, *meeting_point(job), *module]
 
 
 def meeting_point(job: Mapping[str, str]) -> list[str]:

@@ -112,8 +112,14 @@ def ensure_image(cluster: Cluster) -> None:
 
 
 def facts(cluster: Cluster) -> str:
-    """What the host knows of a run's making, as JSON: the image has no git, and not its own digest."""
-    return json.dumps({**host_facts(), "image": image_digest(cluster.image_path)})
+    """What the host knows of a run's making, as JSON: the image has no git, and not its own digest.
+
+    Lines of the cluster that give a stage several ranks are among it, since those change last bits.
+    """
+    several = [line for line in cluster.resources if line.nodes * line.ranks_per_node > 1]
+    names = ("up_to", "nodes", "ranks", "zero")
+    ranks = {"ranks": [line.model_dump(include=set(names)) for line in several]} if several else {}
+    return json.dumps({**host_facts(), "image": image_digest(cluster.image_path), **ranks})
 
 
 def check_unchanged(run: RunDir, cluster: Cluster) -> None:

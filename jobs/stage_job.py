@@ -146,11 +146,18 @@ def _container(
         attempt,
         nodes=resources.nodes,
         ranks_per_node=resources.ranks_per_node,
+        zero=resources.zero,
         micro_batch_divisor=divisor,
     )
     binds = stage_binds(run, stage.party, read_plan(run).parties, cluster, scratch=scratch)
     argv = container_argv(cluster, binds, command, pwd=ROOT)
-    return argv, container_environment(cluster, threads=config.numerics.threads, job=os.environ)
+    environment = container_environment(
+        cluster,
+        threads=config.numerics.threads,
+        job=os.environ,
+        checkpointing=resources.checkpointing,
+    )
+    return argv, environment
 
 
 @dataclass

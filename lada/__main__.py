@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lada.errors import exit_code
+from lada.errors import end, exit_code
 from lada.matrix.commands import add_commands
 
 # Everything else is imported by the commands: a stage must heed warnings before torch takes its seconds.
@@ -143,23 +143,29 @@ def _step(options: argparse.Namespace) -> int:
         from lada.plan import read_plan
         from lada.progress import StageReporter, stream_log
         from lada.provenance import check_stage
+        from lada.ranks import joined
         from lada.rundir import RunDir
-        from lada.stage import run_stage
+        from lada.stage import follow_stage, run_stage
 
         run = RunDir(Path(options.run))
         stage = read_plan(run).find(options.party, options.stage)
         check_stage(run)
-        log = stream_log(sys.stdout)
-        first = run_stage(
-            run,
-            stage,
-            attempt=options.attempt,
-            reporter=StageReporter(str(stage), log),
-            log=log,
-            warned=warned,
-            divisor=options.micro_batch_divisor,
-        )
-        log(f"{stage} {'committed' if first else 'was committed by another attempt before'}")
+        with joined(options.zero) as ranks:
+            if not ranks.leads:
+                follow_stage(run, stage, ranks)
+                return 0
+            log = stream_log(sys.stdout)
+            first = run_stage(
+                run,
+                stage,
+                attempt=options.attempt,
+                reporter=StageReporter(str(stage), log),
+                log=log,
+                warned=warned,
+                divisor=options.micro_batch_divisor,
+                ranks=ranks,
+            )
+            log(f"{stage} {'committed' if first else 'was committed by another attempt before'}")
     return 0
 
 
@@ -253,6 +259,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="1, 2, 4, …: smaller micro-batches and fewer decoded rows for want of memory",
     )
+    step.add_argument(
+        "--zero",
+        type=int,
+        choices=(0, 1, 2, 3),
+        default=0,
+        help="what ranks that torchrun started share: 1 optimiser states, 2 gradients too, 3 weights too",
+    )
     show = commands.add_parser("show", help="the table of a run")
     show.set_defaults(command=_show)
     show.add_argument("run", help="the run's folder")
@@ -315,4 +328,4 @@ def _add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

@@ -54,7 +54,7 @@ def hidden_embedder(model: LanguageModel, *, resume: Resume | None = None) -> Em
 
     def embed(texts: Sequence[str]) -> Rows:
         if not texts:
-            return np.zeros((0, model.head_weight.shape[1]), dtype=np.float32)
+            return np.zeros((0, model.head_shape[1]), dtype=np.float32)
         rows = prompt_features(model, texts, FeatureOptions(num_layers=1), resume=resume)
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         return np.asarray(rows / np.maximum(lengths, 1e-12), dtype=np.float32)

@@ -9,6 +9,7 @@
     ├── StageError       a stage ended without a commit, for good
     ├── ChangedError     code or configuration is not what the run began with
     ├── BusyError        another driver has the run
+    ├── RanksError       another process of the same stage ended or does not answer
     ├── ResourceError    something ran out; the next attempt may have it
     │   ├── DeviceMemoryError   the GPU's memory
     │   ├── HostMemoryError     the host's memory
@@ -20,9 +21,11 @@ A user's mistake raises one of these; a broken invariant of ours is an ``assert`
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 
 class LadaError(Exception):
@@ -94,6 +97,12 @@ class BusyError(LadaError):
     exit_code = 9
 
 
+class RanksError(LadaError):
+    """Another process of the same stage ended or does not answer; what it said itself counts for more."""
+
+    exit_code = 16
+
+
 class ResourceError(LadaError):
     """Something ran out during a stage."""
 
@@ -137,6 +146,19 @@ def exit_code(command: Callable[[], int]) -> int:
     except BrokenPipeError:  # whoever read the output, `head` for one, has seen enough
         _last_words()
         return 141
+
+
+def end(code: int) -> NoReturn:
+    """End this process; if it is one of several ranks, at once.
+
+    Threads of their process group that an interpreter's end finds at work may abort what has ended well.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 def _last_words(text: str = "") -> None:

@@ -7,12 +7,14 @@ causal model cannot see it, so no attention mask is needed. The head sees respon
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from lada.losses import gathered_log_probs, response_log_probs, top_log_probs
 from lada.models import LanguageModel
+from lada.zero import one_pass
 
 Ids = tuple[int, ...]
 Pair = tuple[Ids, Ids]
@@ -21,8 +23,10 @@ Pair = tuple[Ids, Ids]
 # Choice: what one more forward pass costs, in tokens, when sequences are cut into passes. CPU: measured, the
 # step is as fast anywhere between 24 and 192 (5M and 38M parameters); GPU: an estimate.
 _PASS_COST = {"cpu": 48, "cuda": 1024}
+_ONE_PASS = 2**40
 
 
+@one_pass
 def forward_log_probs(model: LanguageModel, sequences: Sequence[Pair], *, head_chunk: int) -> Tensor:
     """Summed log-probability of each response given its prompt.
 
@@ -36,11 +40,12 @@ def forward_log_probs(model: LanguageModel, sequences: Sequence[Pair], *, head_c
         Log-probabilities [len(sequences)] in nats, with a graph where gradients are on.
     """
     hidden, targets, segment = _rows(model, sequences)
-    return response_log_probs(
-        hidden, model.head_weight, targets, segment, len(sequences), head_chunk, model.softcap
+    return model.with_head(
+        response_log_probs, hidden, targets, segment, len(sequences), head_chunk, model.softcap
     )
 
 
+@one_pass
 def forward_gathered(
     model: LanguageModel, sequences: Sequence[Pair], ids: Sequence[Tensor], *, head_chunk: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,10 +63,11 @@ def forward_gathered(
     hidden, targets, segment = _rows(model, sequences)
     order = dict.fromkeys(segment.tolist())
     wanted = torch.cat([targets[:, None], torch.cat([ids[i] for i in order]).to(targets)], dim=1)
-    found = gathered_log_probs(hidden, model.head_weight, wanted, head_chunk, model.softcap)
+    found = model.with_head(gathered_log_probs, hidden, wanted, head_chunk, model.softcap)
     return found[:, 0], found[:, 1:], segment
 
 
+@one_pass
 def forward_top(
     model: LanguageModel, sequences: Sequence[Pair], num_top: int, *, num_tokens: int, head_chunk: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -78,10 +84,8 @@ def forward_top(
         tokens, sequence [N] of each row; the rows of one sequence stand together, in order.
     """
     hidden, targets, segment = _rows(model, sequences)
-    weight, cap = model.head_weight, model.softcap
-    ids, best, chosen = top_log_probs(
-        hidden, weight, targets, num_top, head_chunk, cap, num_tokens=num_tokens
-    )
+    look = partial(top_log_probs, num_tokens=num_tokens)
+    ids, best, chosen = model.with_head(look, hidden, targets, num_top, head_chunk, model.softcap)
     return ids, best, chosen, segment
 
 
@@ -90,7 +94,8 @@ def _rows(model: LanguageModel, sequences: Sequence[Pair]) -> tuple[Tensor, Tens
     assert all(prompt for prompt, _ in sequences), "a response needs a prompt before its first token"
     lengths = [len(prompt) + len(response) for prompt, response in sequences]
     order = sorted((i for i, (_, response) in enumerate(sequences) if response), key=lambda i: -lengths[i])
-    pass_cost = _PASS_COST.get(model.device.type, 1024)
+    # Choice: where a pass gathers the weights, it takes everything: all ranks must make as many.
+    pass_cost = _ONE_PASS if model.ranks.shards else _PASS_COST.get(model.device.type, 1024)
     states: list[Tensor] = []
     targets: list[int] = []
     segment: list[int] = []
@@ -100,6 +105,9 @@ def _rows(model: LanguageModel, sequences: Sequence[Pair]) -> tuple[Tensor, Tens
         for i in members:
             targets.extend(sequences[i][1])
             segment.extend([i] * len(sequences[i][1]))
+    if not states and model.ranks.shards:
+        empty = torch.full((1, 1), model.pad_id, device=model.device)
+        states.append(model.hidden(empty)[0, :0])
     weight = model.head_weight
     return (
         torch.cat(states) if states else weight.new_zeros(0, weight.shape[1]),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,8 +19,9 @@ from torch.nn import functional as F
 from lada.answers import answer_line_end
 from lada.config import GenerationOptions, derive_seed
 from lada.models import LanguageModel
-from lada.resume import Resume, Saved, begin
+from lada.resume import Phase, Resume, Saved, begin
 from lada.row_cache import RowCache
+from lada.zero import one_pass
 
 
 @dataclass(frozen=True)
@@ -95,26 +97,69 @@ def generate(
     room = model.max_positions - options.max_new_tokens
     queue = [index for index in range(len(ids)) if len(ids[index]) <= room]
     queue.sort(key=lambda index: (expected[index], len(ids[index])))
-    results = [Generated("", 0, False, -math.log(len(model.head_weight)))] * len(prompts)
-    model.network.eval()
-    with torch.no_grad(), model.merged():
-        decoder = _Decoder(model, options, max((len(ids[index]) for index in queue), default=0))
-        work = _Work(asked, options, queue, results, decoder)
-        if phase.point is not None:
-            work.load(phase.point)
-        while work.queue or decoder.rows:
-            if work.queue and decoder.wants_rows():
-                decoder.admit(work.next_rows())
-            else:
-                decoder.step()
-            for row in decoder.retire():
-                work.done += 1
-                work.results[row.index] = row.result(model)
-                tick(work.done, len(prompts))
-            phase.safe_point(work.save)
-    results = work.results  # not all of `work`, which holds the cache
+    with model.merged():
+        found = model.ranks.call(_answer, model, asked, options, queue, phase=phase, tick=tick)
+    nothing = Generated("", 0, False, -math.log(model.head_shape[0]))
+    results = [found.get(index, nothing) for index in range(len(prompts))]
     phase.finish(lambda: Saved({}, [list(vars(one).values()) for one in results]))
     return results
+
+
+def _answer(
+    model: LanguageModel,
+    asked: list[_Asked],
+    options: GenerationOptions,
+    queue: list[int],
+    *,
+    phase: Phase | None = None,
+    tick: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[int, Generated]:
+    """A command: decode prompts, each rank its share of the queue; all ranks make their passes in step.
+
+    Where a pass gathers the weights, a rank that is done makes passes that nobody reads until all are done.
+    Choice: so under ZeRO-3, rather than gathering the weights first: they are shared since a GPU does not
+    hold them.
+
+    Returns:
+        Responses by place, on rank 0.
+    """
+    ranks, phase = model.ranks, phase or Phase()
+    model.network.eval()
+    longest = max((len(asked[index].prompt) for index in queue), default=0)
+    decoder = _Decoder(model, options, longest)
+    work = _Work(asked, options, queue[ranks.index :: ranks.size], decoder)
+    saved = ranks.scatter(_parts(phase.point, ranks.size) if ranks.leads else None)
+    if saved is not None:
+        work.load(saved)
+    with torch.no_grad():
+        (left,) = ranks.sums(work.left)
+        while left:
+            work.advance()
+            before = left
+            left, warned = ranks.sums(work.left, phase.warned)
+            for still in range(before - 1, left - 1, -1):
+                tick(len(asked) - still, len(asked))
+            if warned:
+                phase.pause(partial(_joined, ranks.gather(work.save())))
+                return {}
+    return {index: one for found in ranks.gather(work.results) for index, one in found.items()}
+
+
+def _joined(parts: Sequence[Saved]) -> Saved:
+    """What all ranks saved, as one."""
+    tensors = {f"{rank}.{key}": value for rank, one in enumerate(parts) for key, value in one.tensors.items()}
+    return Saved(tensors, [one.values for one in parts])
+
+
+def _parts(saved: Saved | None, size: int) -> Sequence[Saved | None]:
+    """The opposite of `_joined`; nothing for any rank where there is nothing."""
+    if saved is None:
+        return [None] * size
+    found: list[dict[str, Tensor]] = [{} for _ in saved.values]
+    for key, value in saved.tensors.items():
+        rank, _, name = key.partition(".")
+        found[int(rank)][name] = value
+    return [Saved(tensors, values) for tensors, values in zip(found, saved.values, strict=True)]
 
 
 def _draws(options: GenerationOptions, seed: int) -> Tensor | None:
@@ -206,18 +251,30 @@ class _Work:
     Attributes:
         asked: of all prompts.
         queue: places of prompts that wait, the next one last.
-        results: by place; those that are not done yet hold anything.
+        results: of this rank, by place.
     """
 
     asked: list[_Asked]
     options: GenerationOptions
     queue: list[int]
-    results: list[Generated]
     decoder: _Decoder
-    done: int = field(init=False)
+    results: dict[int, Generated] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.done = len(self.asked) - len(self.queue)
+    @property
+    def left(self) -> int:
+        """Prompts that are not done yet."""
+        return len(self.queue) + len(self.decoder.rows)
+
+    def advance(self) -> None:
+        """One pass, and whoever ends with it leaves."""
+        if self.queue and self.decoder.wants_rows():
+            self.decoder.admit(self.next_rows())
+        elif self.decoder.rows:
+            self.decoder.step()
+        else:
+            self.decoder.keep_step()
+        for row in self.decoder.retire():
+            self.results[row.index] = row.result(self.decoder.model)
 
     def next_rows(self) -> list[_Row]:
         """As many waiting prompts as there is room for, in the cache and in one pass."""
@@ -237,25 +294,26 @@ class _Work:
 
     def save(self) -> Saved:
         tensors, rows, places = self.decoder.state()
-        results = [list(vars(one).values()) for one in self.results]
+        results = [[index, *vars(one).values()] for index, one in self.results.items()]
+        tensors = {key: value.cpu() for key, value in tensors.items()}
         return Saved(tensors, {"queue": self.queue, "results": results, "rows": rows, "places": places})
 
     def load(self, saved: Saved) -> None:
         values = saved.values
-        self.queue, self.results = values["queue"], [Generated(*one) for one in values["results"]]
+        self.queue = values["queue"]
+        self.results = {index: Generated(*one) for index, *one in values["results"]}
         rows = []
         for index, tokens, total in values["rows"]:
             rows.append(self._row(index))
             rows[-1].tokens, rows[-1].total = tokens, total
         self.decoder.load(saved.tensors, rows, values["places"])
-        self.done = len(self.asked) - len(self.queue) - len(rows)
 
 
 class _Decoder:
     """Rows side by side, and the cache that holds their past."""
 
     def __init__(self, model: LanguageModel, options: GenerationOptions, longest_prompt: int) -> None:
-        self._model, self._options = model, options
+        self.model, self._options = model, options
         self._cache = RowCache(options.batch_size, longest_prompt + options.max_new_tokens)
         self.rows: list[_Row] = []
 
@@ -267,7 +325,7 @@ class _Decoder:
     def admit(self, rows: list[_Row]) -> None:
         """Read new prompts and pick the first token of each."""
         width = max(len(row.asked.prompt) for row in rows)
-        ids = torch.full((len(rows), width), self._model.pad_id, dtype=torch.long)
+        ids = torch.full((len(rows), width), self.model.pad_id, dtype=torch.long)
         for place, row in enumerate(rows):
             ids[place, width - len(row.asked.prompt) :] = torch.tensor(row.asked.prompt)
         cache = RowCache(len(rows), width)
@@ -283,9 +341,19 @@ class _Decoder:
         ids = torch.tensor([[row.tokens[-1]] for row in self.rows])
         self._extend(self.rows, ids, self._cache, [length + 1 for length in cached])
 
+    def keep_step(self) -> None:
+        """A pass that nobody reads, where the other ranks' passes need this one's share of the weights."""
+        if self.model.ranks.shards:
+            one = torch.full((1, 1), self.model.pad_id, device=self.model.device)
+            cache = RowCache(1, 1)
+            cache.rows = 1
+            _next_scores(
+                self.model, one, torch.ones_like(one, dtype=torch.bool), torch.zeros_like(one), cache
+            )
+
     def retire(self) -> list[_Row]:
         """Take out rows that are finished; the last rows move into their places."""
-        ended = [place for place, row in enumerate(self.rows) if row.ended(self._model)]
+        ended = [place for place, row in enumerate(self.rows) if row.ended(self.model)]
         gone = [self.rows[place] for place in ended]
         for place in reversed(ended):
             self._cache.move_row(len(self.rows) - 1, place)
@@ -301,21 +369,20 @@ class _Decoder:
 
     def load(self, tensors: Mapping[str, Tensor], rows: list[_Row], places: Sequence[int]) -> None:
         """Put a `state` back, with its rows made anew."""
-        self._cache.load(tensors, places, self._model.device)
+        self._cache.load(tensors, places, self.model.device)
         self.rows = rows
 
     def _extend(self, rows: list[_Row], ids: Tensor, cache: RowCache, lengths: list[int]) -> None:
         """Append ``ids`` [rows, S] to ``cache``, whose rows then have ``lengths``; pick the next tokens."""
-        model, columns = self._model, ids.shape[1]
+        model, columns = self.model, ids.shape[1]
         width = cache.get_seq_length() + columns
         begins = width - torch.tensor(lengths)[:, None]
         column = torch.arange(width)[None]
         mask = column >= begins
         positions = (column[:, -columns:] - begins).clamp(min=0)
         device = model.device
-        hidden = model.extend(ids.to(device), mask.to(device), positions.to(device), cache)
+        scores = _next_scores(model, ids.to(device), mask.to(device), positions.to(device), cache)
         cache.advance(columns)
-        scores = F.linear(hidden, model.head_weight).float()
         if model.softcap is not None:
             scores = scores.div_(model.softcap).tanh_().mul_(model.softcap)
         tokens, log_probs = self._pick(scores, rows)
@@ -333,6 +400,14 @@ class _Decoder:
         chosen = scores.gather(1, best) - top
         total = scores.sub_(top).exp_().sum(1, keepdim=True)
         return best[:, 0], (chosen - total.log())[:, 0]
+
+
+@one_pass
+def _next_scores(
+    model: LanguageModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: RowCache
+) -> Tensor:
+    """Scores [rows, V] in float32, before any cap, of the token after each row of ``ids``."""
+    return model.with_head(F.linear, model.extend(ids, mask, positions, cache)).float()
 
 
 def _sample(

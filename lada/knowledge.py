@@ -20,13 +20,16 @@ from lada.errors import ModelError
 from lada.forward import Pair, forward_gathered, forward_top
 from lada.models import LanguageModel
 from lada.payloads import Origin
+from lada.ranks import bundles, each
 from lada.resume import Phase, Resume, Saved, begin
 from lada.training import Example, cut_by_tokens
 
 _LEAST_LOGIT = -60_000.0
 """Within float16; a token this far below the likeliest has probability 0 anyway."""
-Passes = Callable[[Sequence[Pair]], tuple[Tensor, Tensor, Tensor, Tensor]]
-"""Sequences -> ids [n, K], their log-probabilities, those of the response tokens [n], each row's sequence."""
+Looked = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Ids [n, K], their log-probabilities, those of the response tokens [n], each row's sequence."""
+Look = Callable[..., Looked]
+"""(model, sequences, further arguments) -> what was seen; of this module, so that every rank finds it."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +124,10 @@ def top_knowledge(
     """
     top = min(num_top, num_tokens)
 
-    def passes(pairs: Sequence[Pair]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return forward_top(model, pairs, top, num_tokens=num_tokens, head_chunk=head_chunk)
-
     request = examples, characters, top, num_tokens, micro_tokens, head_chunk
     phase = begin(resume, "top_knowledge", *request)
-    return _take(model, examples, characters, passes, micro_tokens, phase)
+    look = _look_at_top, top, num_tokens, head_chunk
+    return _take(model, examples, characters, look, micro_tokens, phase)
 
 
 def letter_knowledge(
@@ -151,15 +152,27 @@ def letter_knowledge(
         ModelError: when a value is not finite; names the samples.
         Paused: when the stage was warned.
     """
-    options = torch.tensor([list(letters)])
-
-    def passes(pairs: Sequence[Pair]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        hard, found, segment = forward_gathered(model, pairs, [options] * len(pairs), head_chunk=head_chunk)
-        return options.expand(len(pairs), -1), found, hard, segment
-
     phase = begin(resume, "letter_knowledge", examples, letters, micro_tokens, head_chunk)
-    whole = _take(model, examples, [1] * len(examples), passes, micro_tokens, phase)
+    look = _look_at_letters, list(letters), head_chunk
+    whole = _take(model, examples, [1] * len(examples), look, micro_tokens, phase)
     return Knowledge(whole.ce, whole.lengths, whole.logits, None)
+
+
+def _look_at_top(
+    model: LanguageModel, pairs: Sequence[Pair], top: int, num_tokens: int, head_chunk: int
+) -> Looked:
+    found = forward_top(model, pairs, top, num_tokens=num_tokens, head_chunk=head_chunk)
+    ids, best, hard, segment = (one.cpu() for one in found)
+    return ids, best, hard, segment
+
+
+def _look_at_letters(
+    model: LanguageModel, pairs: Sequence[Pair], letters: Sequence[int], head_chunk: int
+) -> Looked:
+    options = torch.tensor([letters])
+    found = forward_gathered(model, pairs, [options] * len(pairs), head_chunk=head_chunk)
+    hard, best, segment = (one.cpu() for one in found)
+    return options.expand(len(pairs), -1), best, hard, segment
 
 
 @dataclass
@@ -174,6 +187,17 @@ class _Taken:
     values: list[tuple[float, float]] = field(default_factory=list)
     logits: list[Tensor] = field(default_factory=list)
     ids: list[Tensor] = field(default_factory=list)
+
+    def add(self, group: Sequence[int], seen: Looked, characters: Sequence[int]) -> None:
+        """Keep what was seen of the texts of one group."""
+        top, best, hard, segment = seen
+        relative = best - best.amax(1, keepdim=True)
+        for place, i in enumerate(group):
+            mine = segment == place
+            ce = -float(hard[mine].double().sum()) / max(1, characters[i])
+            self.values.append((ce, float(relative[mine].sum())))
+            self.logits.append(relative[mine].clamp(min=_LEAST_LOGIT).to(torch.float16))
+            self.ids.append(top[mine].to(torch.int32))
 
     def state(self) -> Saved:
         lengths = [len(one) for one in self.ids]
@@ -191,7 +215,7 @@ def _take(
     model: LanguageModel,
     examples: Sequence[Example],
     characters: Sequence[int],
-    passes: Passes,
+    look: tuple[Look, *tuple[object, ...]],
     micro_tokens: int,
     phase: Phase,
 ) -> Knowledge:
@@ -203,15 +227,12 @@ def _take(
     rest = order[len(taken.values) :]
     model.network.eval()
     with torch.no_grad():
-        for group in cut_by_tokens(rest, [sizes[i] for i in rest], micro_tokens):
-            top, best, hard, segment = passes([(examples[i].prompt, examples[i].responses[0]) for i in group])
-            relative = (best - best.amax(1, keepdim=True)).cpu()
-            for place, i in enumerate(group):
-                mine = (segment == place).cpu()
-                ce = -float(hard.cpu()[mine].double().sum()) / max(1, characters[i])
-                taken.values.append((ce, float(relative[mine].sum())))
-                taken.logits.append(relative[mine].clamp(min=_LEAST_LOGIT).to(torch.float16))
-                taken.ids.append(top.cpu()[mine].to(torch.int32))
+        groups = cut_by_tokens(rest, [sizes[i] for i in rest], micro_tokens)
+        for shares in bundles(groups, model.ranks.size):
+            pairs = [[(examples[i].prompt, examples[i].responses[0]) for i in group] for group in shares]
+            seen = model.ranks.call(each, model, look[0], pairs, *look[1:])
+            for group, one in zip(shares, seen, strict=True):
+                taken.add(group, one, characters)
             phase.safe_point(taken.state)
     phase.finish(taken.state)
     return _in_order(taken, order, examples)

@@ -11,9 +11,9 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transformers
@@ -25,11 +25,14 @@ from lada.asking import PLAIN, Asking, end_id, open_asking, open_tokenizer
 from lada.config import LoraOptions, PromptForm
 from lada.errors import ModelError
 from lada.model_facts import known_models
+from lada.ranks import ALONE, Ranks
 from lada.weights import Origin, fill
+from lada.zero import shard, sharing, whole
 
 transformers.logging.set_verbosity_error()
 
 State = dict[str, Tensor]
+T = TypeVar("T")
 CHECKPOINTING = "LADA_CHECKPOINTING"
 """Environment variable: not empty where activations are computed again (less memory, the same numbers)."""
 
@@ -52,6 +55,9 @@ class LanguageModel:
         end_ids: ids that end a response, ``eos_id`` among them.
         head_weight: output projection [V, H].
         softcap: cap of the final logits (Gemma-2) or None.
+        ranks: that hold the model together.
+        optimiser: while it is trained.
+        engine, in_pass: DeepSpeed's hold on it, and whether it is in the middle of a pass (`lada.zero`).
     """
 
     def __init__(
@@ -64,7 +70,13 @@ class LanguageModel:
         asking: Asking = PLAIN,
         origin: Origin | None = None,
         checkpointing: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
+        self.optimiser: Any = None
+        self.engine: Any = None
+        self.in_pass = False
+        self.unmerged: State = {}
         self.hf_config = network.config
         self.tokenizer = tokenizer
         self._asking = asking
@@ -133,6 +145,24 @@ class LanguageModel:
         """Where the weights are."""
         return self.head_weight.device
 
+    def with_head(self, function: Callable[..., T], hidden: Tensor, *rest: object) -> T:
+        """``function(hidden, head weight [V, H], *rest)``, with the weight whole."""
+        if not self.ranks.shards:
+            return function(hidden, self.head_weight, *rest)
+        head: Callable[..., T] = self._base.get_output_embeddings()
+        return head(hidden, function, *rest)
+
+    @property
+    def head_shape(self) -> tuple[int, int]:
+        """V, H."""
+        rows, columns = getattr(self.head_weight, "ds_shape", self.head_weight.shape)
+        return rows, columns
+
+    @property
+    def base(self) -> Any:
+        """The causal LM without its adapters' wrapping."""
+        return self._base
+
     def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Last hidden states [B, S, H] after the final norm, without the head."""
         output = self.body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
@@ -175,7 +205,7 @@ class LanguageModel:
 
     def state(self) -> State:
         """A copy of what training may change: the adapter, or all weights."""
-        return _copy(self._own("default"))
+        return self.ranks.call(_gathered, self) if self.ranks.shards else _copy(self._own("default"))
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Put a `state` back.
@@ -185,6 +215,19 @@ class LanguageModel:
         """
         self._assign(state, "default")
 
+    def _assign(self, state: Mapping[str, Tensor], adapter: str) -> None:
+        own = self._own(adapter)
+        for key in own.keys() ^ state.keys():
+            raise ModelError(f"weights do not fit the model: '{key}' is on one side only")
+        for key, value in own.items():
+            shape = getattr(value, "ds_shape", value.shape)
+            if shape != state[key].shape:
+                raise ModelError(
+                    f"weights do not fit the model: '{key}' has shape {tuple(state[key].shape)},"
+                    f" expected {tuple(shape)}"
+                )
+        self.ranks.call(_write, self, adapter, list(own), state=state)
+
     def set_reference(self, state: Mapping[str, Tensor]) -> None:
         """Fix the reference policy: with LoRA as a frozen second adapter ``ref``, else as weights.
 
@@ -193,11 +236,8 @@ class LanguageModel:
         if self.lora is None:
             self._reference = _copy(state)
             return
-        if "ref" not in self.network.peft_config:
-            self.network.add_adapter("ref", self.network.peft_config["default"])
+        self.ranks.call(_add_reference, self)
         self._assign(state, "ref")
-        self.network.set_adapter("default")
-        _freeze(self.network, "ref")
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
@@ -205,16 +245,12 @@ class LanguageModel:
 
         Full fine-tuning sets the policy's weights aside meanwhile, in host memory.
         """
-        if self.lora is not None and "ref" in self.network.peft_config:
-            self.network.set_adapter("ref")
+        if self.lora is not None:
+            self.ranks.call(_begin_reference, self)
             try:
                 yield
             finally:
-                self.network.set_adapter("default")
-                _freeze(self.network, "ref")
-        elif self.lora is not None:
-            with self.network.disable_adapter():
-                yield
+                self.ranks.call(_end_reference, self)
         else:
             now = self.state()
             if self._reference is None:
@@ -231,21 +267,16 @@ class LanguageModel:
         """Inside, the adapter is merged into the base weights; yields the plain causal LM.
 
         The base weights come back bit for bit afterwards: those that an adapter touches are set aside in host
-        memory, not un-merged.
+        memory, not un-merged. Choice: where ranks hold shares of the weights, the adapter stays beside them.
         """
-        if self.lora is None:
+        if self.lora is None or self.ranks.shards:
             yield self._base
             return
-        touched = _adapted(self._base)
-        saved = _copy({name: layer.weight for name, layer in touched.items()})
-        self.network.merge_adapter(["default"])
+        self.ranks.call(_merge, self)
         try:
             yield self._base
         finally:
-            self.network.unmerge_adapter()
-            with torch.no_grad():
-                for name, layer in touched.items():
-                    layer.weight.copy_(saved[name])
+            self.ranks.call(_unmerge, self)
 
     def delta(self) -> State:
         """What a party publishes: the adapter, or the difference of the weights to the model as it came."""
@@ -263,32 +294,17 @@ class LanguageModel:
         )
 
     def _load_initial(self) -> None:
-        own = self._own("default")
-        with torch.no_grad():
-            for key, value in self._came(own):
-                own[key].copy_(value)
+        for key, value in self._came(self._own("default")):
+            self.ranks.call(_write, self, "default", [key], state={key: value})
 
     def _own(self, adapter: str) -> State:
         """An adapter's parameters, or all weights, a head that is tied to the embeddings once."""
         if self.lora is not None:
             return _adapter(self.network, adapter)
-        whole: State = self._base.state_dict()
+        whole: State = self._base.state_dict(keep_vars=True)
         if self.hf_config.tie_word_embeddings:
             whole = {key: value for key, value in whole.items() if key != "lm_head.weight"}
         return whole
-
-    def _assign(self, state: Mapping[str, Tensor], adapter: str) -> None:
-        own = self._own(adapter)
-        for key in own.keys() ^ state.keys():
-            raise ModelError(f"weights do not fit the model: '{key}' is on one side only")
-        with torch.no_grad():
-            for key, value in own.items():
-                if value.shape != state[key].shape:
-                    raise ModelError(
-                        f"weights do not fit the model: '{key}' has shape {tuple(state[key].shape)},"
-                        f" expected {tuple(value.shape)}"
-                    )
-                value.copy_(state[key])
 
 
 def build_network(config: Mapping[str, Any], *, seed: int, dtype: str = "float32") -> Any:
@@ -316,6 +332,7 @@ def load_model(
     dtype: str = "float32",
     lora: LoraOptions | None = None,
     seed: int = 0,
+    ranks: Ranks = ALONE,
     form: PromptForm | None = None,
     attention: str | None = None,
     device: torch.device | str = "cpu",
@@ -338,18 +355,23 @@ def load_model(
     tied = bool(config.get("tie_word_embeddings"))
     network = _hollow(config, precision, attention, folder)
     tied = tied or bool(network.config.tie_word_embeddings)
-    fill(network, folder, device=torch.device(device), dtype=precision, tied=tied)
+    share = sharing(ranks) if ranks.shards else None
+    fill(network, folder, device=torch.device(device), dtype=precision, tied=tied, placed=share)
     network.tie_weights()
     network.to(device)  # what it computes for itself, such as frequencies of positions
-    return LanguageModel(
+    model = LanguageModel(
         network.eval(),
         tokenizer,
         lora=lora,
         seed=seed,
+        ranks=ranks,
         asking=open_asking(folder, form),
         origin=None if lora else Origin(folder, precision),
         checkpointing=checkpointing,
     )
+    if ranks.shards:
+        shard(model)
+    return model
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -387,6 +409,72 @@ def read_config(folder: Path) -> dict[str, Any]:
 def default_device() -> str:
     """The GPU of this process, where there is one; torchrun counts a node's processes in LOCAL_RANK."""
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
+def open_on_rank(ranks: Ranks, folder: Path, options: Mapping[str, Any]) -> LanguageModel:
+    """`load_model` on one of several ranks."""
+    return load_model(folder, ranks=ranks, device=ranks.device, **options)
+
+
+# -- commands: what every rank does to its part of a model
+
+
+def _gathered(model: LanguageModel) -> State:
+    """A copy of what training may change, whole, on rank 0."""
+    found = {}
+    for key, value in model._own("default").items():
+        with whole(value):
+            if model.ranks.leads:
+                found[key] = value.detach().cpu().clone()
+    return found
+
+
+def _write(
+    model: LanguageModel, adapter: str, keys: list[str], *, state: Mapping[str, Tensor] | None = None
+) -> None:
+    """Put rank 0's ``state`` into the weights of an adapter, or into all, one after the other."""
+    own = model._own(adapter)
+    with torch.no_grad():
+        for key in keys:
+            with whole(own[key], write=True):
+                if state is not None:
+                    own[key].copy_(state[key])
+                if not hasattr(own[key], "ds_id"):
+                    model.ranks.send(own[key])
+
+
+def _add_reference(model: LanguageModel) -> None:
+    if "ref" not in model.network.peft_config:
+        model.network.add_adapter("ref", model.network.peft_config["default"])
+    _end_reference(model)
+
+
+def _begin_reference(model: LanguageModel) -> None:
+    if "ref" in model.network.peft_config:
+        model.network.set_adapter("ref")
+    else:
+        model.network.base_model.disable_adapter_layers()
+
+
+def _end_reference(model: LanguageModel) -> None:
+    if "ref" in model.network.peft_config:
+        model.network.set_adapter("default")
+        _freeze(model.network, "ref")
+    else:
+        model.network.base_model.enable_adapter_layers()
+
+
+def _merge(model: LanguageModel) -> None:
+    model.unmerged = _copy({name: layer.weight for name, layer in _adapted(model.base).items()})
+    model.network.merge_adapter(["default"])
+
+
+def _unmerge(model: LanguageModel) -> None:
+    model.network.unmerge_adapter()
+    with torch.no_grad():
+        for name, layer in _adapted(model.base).items():
+            layer.weight.copy_(model.unmerged[name])
+    model.unmerged = {}
 
 
 def state_hash(state: Mapping[str, Tensor]) -> str:
@@ -497,7 +585,7 @@ def _adapter(network: Any, name: str) -> State:
     """Parameters of one adapter, by names that do not hold the adapter's name."""
     return {
         key.replace(f".{name}.", "."): value
-        for key, value in network.state_dict().items()
+        for key, value in network.state_dict(keep_vars=True).items()
         if "lora_" in key and f".{name}." in key
     }
 

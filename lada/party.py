@@ -21,9 +21,18 @@ from lada.errors import ConfigError, ExchangeError, ModelError
 from lada.exchange import committed_stages
 from lada.inbox import Inbox, partners
 from lada.manifest import Kind, Payload, read_manifest
-from lada.models import CHECKPOINTING, LanguageModel, State, default_device, load_model, state_hash
+from lada.models import (
+    CHECKPOINTING,
+    LanguageModel,
+    State,
+    default_device,
+    load_model,
+    open_on_rank,
+    state_hash,
+)
 from lada.plan import Plan
 from lada.prompts import prompt
+from lada.ranks import ALONE, Ranks
 from lada.records import Item, Letter, Question, Record, Replayed, dump_jsonl, read_jsonl
 from lada.resume import Resume
 from lada.rundir import RunDir, Stage, parse_stage, sha256
@@ -43,25 +52,26 @@ class Reporter(Protocol):
 
 @dataclass
 class ModelCache:
-    """Models as they came, kept between the stages of one process."""
+    """Models as they came, kept between the stages of one process.
 
+    Several ranks compute one stage alone and keep nothing.
+    """
+
+    ranks: Ranks = ALONE
     models: dict[tuple[Any, ...], LanguageModel] = field(default_factory=dict)
 
     def open(self, folder: Path, config: RunConfig, seed: int, own: PartyOptions) -> LanguageModel:
         """A fresh copy of a party's model; a real one is read again, since two of them need not fit."""
         dtype = config.numerics.dtype
+        options: dict[str, Any] = {"dtype": dtype, "lora": config.lora, "seed": seed}
         if config.tier != "lab":
             gc.collect()  # an earlier copy may hang in a circle of references
-            return load_model(
-                folder,
-                dtype=dtype,
-                lora=config.lora,
-                seed=seed,
-                form=own.prompt,
-                attention=own.attention,
-                device=default_device(),
-                checkpointing=bool(os.environ.get(CHECKPOINTING)),
-            )
+            options |= {"form": own.prompt, "attention": own.attention}
+            options["checkpointing"] = bool(os.environ.get(CHECKPOINTING))
+        if self.ranks.size > 1:
+            return self.ranks.open(open_on_rank, folder, options)
+        if config.tier != "lab":
+            return load_model(folder, device=default_device(), **options)
         key = (folder, dtype, config.lora, seed)
         if key not in self.models:
             self.models[key] = load_model(folder, dtype=dtype, lora=config.lora, seed=seed)
@@ -82,6 +92,7 @@ class Party:
         name, role, round: who and when.
         partners: the other side of each pair: the server, or all clients.
         inbox: what others sent.
+        ranks: that compute the stage.
     """
 
     def __init__(
@@ -108,6 +119,7 @@ class Party:
         resume.inputs = self.inbox.read
         self._earlier = plan.before(stage)
         self._model_folder, self._cache = model_folder, cache
+        self.ranks = cache.ranks
 
     @property
     def is_last_round(self) -> bool:

@@ -50,6 +50,7 @@ def machine(party: Party) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "model": sha256("".join(f"{one.name} {sha256(one.read_bytes())}\n" for one in configs).encode()),
         **{name: os.environ[name] for name in DECIDING if name in os.environ},
+        **({"ranks": str(party.ranks)} if party.ranks.size > 1 else {}),
     }
 
 

@@ -71,6 +71,11 @@ class Phase:
     resume: Resume | None = None
     scope: str = ""
 
+    @property
+    def warned(self) -> bool:
+        """Whether the next safe point ends this attempt."""
+        return self.resume is not None and self.resume.warned()
+
     def safe_point(self, state: Callable[[], Saved]) -> None:
         """To be called wherever the computation can be left.
 
@@ -80,7 +85,16 @@ class Phase:
         Raises:
             Paused: when the stage was warned; ``state`` has been saved.
         """
-        if self.resume is not None and self.resume.warned():
+        if self.warned:
+            self.pause(state)
+
+    def pause(self, state: Callable[[], Saved]) -> None:
+        """What a safe point does after a warning; nothing where no resume points are kept.
+
+        Raises:
+            Paused: ``state`` has been saved.
+        """
+        if self.resume is not None:
             self.resume.pause(self, state)
 
     def finish(self, state: Callable[[], Saved], *, lasting: bool = True) -> None:
@@ -130,6 +144,7 @@ class Resume:
         earlier: names of the stages before this one: the points hold only with these very commits.
         warned: whether this attempt was told to end soon.
         log: takes one line for a person.
+        computed_by: ranks that the stage is computed by: the points hold only with the same.
 
     Attributes:
         inputs: message -> sha256, of what the stage has read so far; the points hold only with these.
@@ -144,13 +159,14 @@ class Resume:
         earlier: Sequence[str],
         warned: Callable[[], bool] = lambda: False,
         log: Callable[[str], None] = lambda line: None,
+        computed_by: str = "1 rank",
     ) -> None:
         self.warned = warned
         self.inputs: Mapping[str, str] = {}
         self._stage, self._attempt, self._log = stage, attempt, log
         self._folder = run.resume(stage)
         self._min_seconds = _min_seconds()
-        self._scope, self._number, self._fingerprint = "", 0, _origin(run, stage, earlier)
+        self._scope, self._number, self._fingerprint = "", 0, _origin(run, stage, earlier, computed_by)
         self._unsaved: list[_Finished] = []
 
     def begin(self, name: str, request: Sequence[object]) -> Phase:
@@ -312,13 +328,13 @@ def _digest(head: str, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _origin(run: RunDir, stage: Stage, earlier: Sequence[str]) -> str:
-    """Digest of what a stage starts from: configuration, code, the party's own commits."""
+def _origin(run: RunDir, stage: Stage, earlier: Sequence[str], computed_by: str) -> str:
+    """Digest of what a stage starts from: configuration, code, the party's own commits, the ranks."""
     own = [run.commit(one) / MANIFEST for one in committed_stages(run, stage.party) if one.name in earlier]
     digests = [sha256(path.read_bytes()) for path in (run.run_yaml, *own)]
     if run.provenance_json.is_file():
         digests.append(json.loads(run.provenance_json.read_text(encoding="utf-8"))["code"])
-    return sha256("/".join(digests).encode())
+    return sha256("/".join([*digests, computed_by]).encode())
 
 
 def _min_seconds() -> float:

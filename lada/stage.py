@@ -21,6 +21,7 @@ from lada.party import ModelCache, Party, Reporter
 from lada.plan import read_plan
 from lada.policy import Change
 from lada.progress import file_log
+from lada.ranks import ALONE, Ranks
 from lada.resume import Resume
 from lada.rundir import RunDir, Stage
 from lada.runs import model_folder
@@ -37,6 +38,7 @@ def run_stage(
     cache: ModelCache | None = None,
     warned: Callable[[], bool] = lambda: False,
     divisor: int = 1,
+    ranks: Ranks = ALONE,
 ) -> bool:
     """Compute a stage, commit and publish it.
 
@@ -45,6 +47,7 @@ def run_stage(
         warned: whether this attempt must end soon; it then leaves a resume point.
         divisor: of the micro-batches of this attempt: less memory, the same effective batches, other last
             bits.
+        ranks: that compute the stage, of which this one leads.
 
     Returns:
         Whether this attempt's work became the commit (another attempt may have been first).
@@ -56,11 +59,11 @@ def run_stage(
     """
     with resource_errors(str(stage)):
         smaller = f", micro-batches divided by {divisor}" if divisor > 1 else ""
-        log(f"{stage} attempt {attempt} begins{smaller}")
+        several = f", {ranks}" if ranks.size > 1 else ""
+        log(f"{stage} attempt {attempt} begins{smaller}{several}")
         config, plan = read_run(run.root), read_plan(run)
         method = load_method(config.method)
-        torch.set_num_threads(config.numerics.threads)
-        set_matmul_precision(config.numerics.matmul_precision)
+        set_numerics(config)
         earlier = plan.before(stage)
         party = Party(
             run,
@@ -70,14 +73,34 @@ def run_stage(
             options=method.options,
             model_folder=model_folder(config),
             reporter=reporter,
-            cache=cache or ModelCache(),
-            resume=Resume(run, stage, attempt=attempt, earlier=earlier, warned=warned, log=log),
+            cache=cache or ModelCache(ranks),
+            resume=Resume(
+                run, stage, attempt=attempt, earlier=earlier, warned=warned, log=log, computed_by=str(ranks)
+            ),
         )
         outbox = method.step(stage.step).function("server" if party.role == "server" else "client")(party)
         first = _commit(run, stage, outbox, attempt=attempt, run_id=plan.run_id, inputs=party.inbox.read)
         publish(run, stage)
     shutil.rmtree(run.resume(stage), ignore_errors=True)
     return first
+
+
+def follow_stage(run: RunDir, stage: Stage, ranks: Ranks) -> None:
+    """Compute a stage as one of the ranks that another one leads.
+
+    Raises:
+        LadaError: as `run_stage` does.
+        RanksError: when the leading rank is gone.
+    """
+    with resource_errors(f"{stage}, rank {ranks.index} of {ranks.size}"):
+        set_numerics(read_run(run.root))
+        ranks.follow()
+
+
+def set_numerics(config: RunConfig) -> None:
+    """What run.yaml says about threads and products, for this process."""
+    torch.set_num_threads(config.numerics.threads)
+    set_matmul_precision(config.numerics.matmul_precision)
 
 
 def _commit(

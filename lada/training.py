@@ -22,8 +22,9 @@ from lada.config import TrainOptions, derive_seed
 from lada.errors import ModelError
 from lada.forward import Ids, Pair, forward_gathered, forward_log_probs
 from lada.losses import PairLoss, SoftLoss
-from lada.master_weights import open_adamw
 from lada.models import LanguageModel
+from lada.optimiser import close_optimiser, open_optimiser
+from lada.ranks import bundles, each
 from lada.resume import Resume, Saved, Stateful, begin
 from lada.soft_targets import SoftTargets, padded
 from lada.training_state import StepLog, TermLoss, TrainingState
@@ -104,8 +105,8 @@ def fit(
     """Train ``model`` in place.
 
     The objective of a step is the mean over its examples of the weighted sum of their terms (Eq. 4, divided
-    by the number of distinct samples; Eq. 3 is the case of one term each). Choice: AdamW with betas 0.9 and
-    0.999, which the paper leaves open, started afresh by every call.
+    by the number of distinct samples; Eq. 3 is the case of one term each), whichever rank holds them. Choice:
+    AdamW (see `Optimiser`), started afresh by every call.
 
     Args:
         options: ``epochs`` passes in an order that ``seed`` decides; with ``max_steps``, that many batches.
@@ -119,12 +120,8 @@ def fit(
         Paused: when the stage was warned.
     """
     phase = begin(resume, "fit", examples, options, loss, learning_rate, seed, head_chunk)
-    parameters = model.trainable()
-    optimiser = open_adamw(parameters, options, learning_rate)
-    state = TrainingState(model, optimiser, hooks.memory)
-    # Without dropout nothing differs in training mode, but only there activations are computed again.
-    dropout = model.checkpointing or (model.lora is not None and model.lora.dropout > 0)
-    with _private_dropout(model, seed):
+    state = TrainingState(model, hooks.memory)
+    with _optimised(model, options, learning_rate, seed):
         if (saved := phase.result or phase.point) is not None:
             state.load(saved)
         for epoch, drawn in itertools.islice(_batches(examples, options, seed), state.drawn, None):
@@ -135,17 +132,12 @@ def fit(
                 continue
             if loss.kind == "cross_entropy":
                 batch = [_chosen_only(example) for example in batch]
-            optimiser.zero_grad(set_to_none=True)
-            model.network.train(dropout)  # every time: hooks may have run passes of their own
-            objective, losses = _accumulate(model, batch, loss, options.micro_tokens, head_chunk)
-            norm = float(torch.nn.utils.clip_grad_norm_(parameters, options.clip_norm))
-            _check_finite(objective + norm, losses, batch)
-            optimiser.step()
+            work = batch, loss, options.micro_tokens, head_chunk
+            objective, losses, norm = model.ranks.call(_step, model, *work)
             state.logs.append(StepLog(len(state.logs), epoch, objective, norm, tuple(losses)))
             if hooks.after_step is not None:
                 hooks.after_step(state.logs[-1])
             phase.safe_point(state.whole)
-    optimiser.zero_grad(set_to_none=True)
     phase.finish(state.result, lasting=False)
     return state.logs
 
@@ -182,13 +174,20 @@ def sequence_log_probs(
     sizes = [len(e.prompt) + len(e.responses[index]) for e, index in rest]
     model.network.eval()
     with torch.no_grad():
-        for group in cut_by_tokens(rest, sizes, micro_tokens):
-            pairs = [(e.prompt, e.responses[index]) for e, index in group]
-            values.extend(forward_log_probs(model, pairs, head_chunk=head_chunk).tolist())
+        groups = cut_by_tokens(rest, sizes, micro_tokens)
+        for shares in bundles(groups, model.ranks.size):
+            pairs = [[(e.prompt, e.responses[index]) for e, index in group] for group in shares]
+            for found in model.ranks.call(each, model, _log_probs, pairs, head_chunk):
+                values.extend(found)
             phase.safe_point(state)
     phase.finish(state)
     found = {(id(e), index): value for (e, index), value in zip(places, values, strict=True)}
     return [tuple(found[id(e), index] for index in range(len(e.responses))) for e in examples]
+
+
+def _log_probs(model: LanguageModel, pairs: Sequence[Pair], head_chunk: int) -> list[float]:
+    found: list[float] = forward_log_probs(model, pairs, head_chunk=head_chunk).tolist()
+    return found
 
 
 def with_reference(examples: Sequence[Example], log_probs: Sequence[tuple[float, ...]]) -> list[Example]:
@@ -214,26 +213,59 @@ def _batches(
         epoch += 1
 
 
+def _step(
+    model: LanguageModel, batch: Sequence[Example], loss: Loss, micro_tokens: int, head_chunk: int
+) -> tuple[float, list[TermLoss], float]:
+    """A command: one optimiser step, to which each rank brings the gradients of its share of the batch.
+
+    Returns:
+        Objective, losses in the order of ``batch``, gradient norm before clipping; on rank 0.
+    """
+    model.optimiser.begin()
+    # Without dropout nothing differs in training mode, but only there activations are computed again. Every
+    # time: hooks may have run passes of their own.
+    model.network.train(model.checkpointing or (model.lora is not None and model.lora.dropout > 0))
+    objective, losses = _accumulate(model, batch, loss, micro_tokens, head_chunk)
+
+    def check(norm: float) -> None:
+        if model.ranks.leads:
+            _check_finite(objective + norm, losses, batch)
+
+    return objective, losses, model.optimiser.step(check)
+
+
 def _accumulate(
     model: LanguageModel, batch: Sequence[Example], loss: Loss, micro_tokens: int, head_chunk: int
 ) -> tuple[float, list[TermLoss]]:
-    """Gradients of one step, micro-batch by micro-batch; objective, and losses in the order of ``batch``."""
+    """Gradients of one step, micro-batch by micro-batch; objective, and losses in the order of ``batch``.
+
+    The n-th of R ranks takes every R-th sample by size. Ranks with fewer micro-batches than others make up
+    for it with some of weight 0, since under ZeRO all must meet in every backward pass.
+    """
+    ranks = model.ranks
     sizes = {place: sum(len(e.prompt) + len(r) for r in e.responses) for place, e in enumerate(batch)}
-    order = sorted(sizes, key=sizes.__getitem__)
+    order = sorted(sizes, key=sizes.__getitem__)[ranks.index :: ranks.size]
+    groups = cut_by_tokens(order, [sizes[place] for place in order], micro_tokens)
+    count = ranks.largest(len(groups))
     objective = 0.0
     losses: dict[int, list[TermLoss]] = {}
-    for group in cut_by_tokens(order, [sizes[place] for place in order], micro_tokens):
-        members = [batch[place] for place in group]
+    for number in range(count):
+        if number >= len(groups):
+            nothing = forward_log_probs(model, [((model.pad_id,), (model.eos_id,))], head_chunk=head_chunk)
+            model.optimiser.backward(0 * nothing.sum(), last=number == count - 1)
+            continue
+        members = [batch[place] for place in groups[number]]
         if isinstance(loss, SoftLoss):
             part, terms = _soft_micro_batch(model, members, loss, head_chunk)
         else:
             part, terms = _micro_batch(model, members, loss, head_chunk)
         part = part / len(batch)
-        if part.requires_grad:  # not so when every response is empty
-            part.backward()  # type: ignore[no-untyped-call]
+        model.optimiser.backward(part, last=number == count - 1)
         objective += float(part.detach())
-        losses.update(zip(group, terms, strict=True))
-    return objective, [term for place in range(len(batch)) for term in losses[place]]
+        losses.update(zip(groups[number], terms, strict=True))
+    gathered = ranks.gather((objective, losses))
+    whole = {place: terms for _, share in gathered for place, terms in share.items()}
+    return sum(part for part, _ in gathered), [term for place in sorted(whole) for term in whole[place]]
 
 
 def _micro_batch(
@@ -330,12 +362,15 @@ def cut_by_tokens(items: Sequence[T], sizes: Sequence[int], limit: int) -> list[
 
 
 @contextlib.contextmanager
-def _private_dropout(model: LanguageModel, seed: int) -> Iterator[None]:
-    """A random state of its own for dropout; the model leaves in evaluation mode."""
+def _optimised(
+    model: LanguageModel, options: TrainOptions, learning_rate: float, seed: int
+) -> Iterator[None]:
+    """An optimiser, and a random state of its own for dropout; the model leaves in evaluation mode."""
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-        torch.manual_seed(derive_seed(seed, "dropout"))
+        model.ranks.call(open_optimiser, model, options, learning_rate, seed)
         try:
             yield
+            model.ranks.call(close_optimiser, model)
         finally:
             model.network.eval()
 

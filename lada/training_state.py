@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lada.models import LanguageModel
+from lada.optimiser import load_optimiser, optimiser_state
 from lada.resume import Saved, Stateful
 
 
@@ -46,7 +46,6 @@ class TrainingState:
     """
 
     model: LanguageModel
-    optimiser: torch.optim.Optimizer
     memory: Stateful | None = None
     drawn: int = 0
     logs: list[StepLog] = field(default_factory=list)
@@ -55,11 +54,8 @@ class TrainingState:
         """All of it: training can go on from here."""
         result = self.result()
         tensors = dict(result.tensors)
-        for i, moments in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"adam.{i}.{key}": value for key, value in moments.items()}
-        tensors["random.cpu"] = torch.get_rng_state()
-        if self.model.device.type == "cuda":
-            tensors["random.cuda"] = torch.cuda.get_rng_state(self.model.device)
+        for rank, held in enumerate(self.model.ranks.call(optimiser_state, self.model)):
+            tensors |= {f"rank.{rank}.{key}": value for key, value in held.items()}
         return Saved(tensors, result.values)
 
     def result(self) -> Saved:
@@ -79,16 +75,9 @@ class TrainingState:
         self.drawn, self.logs = values["drawn"], [_log(one) for one in values["logs"]]
         if self.memory is not None:
             self.memory.load_state(Saved(_under(tensors, "memory."), values["memory"]))
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in _under(tensors, "adam.").items():
-            index, _, name = key.partition(".")
-            moments.setdefault(int(index), {})[name] = value
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
-        if "random.cpu" in tensors:
-            torch.set_rng_state(tensors["random.cpu"])
-        if "random.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["random.cuda"], self.model.device)
+        held = [_under(tensors, f"rank.{rank}.") for rank in range(self.model.ranks.size)]
+        if any(held):
+            self.model.ranks.call(load_optimiser, self.model, states=held)
 
 
 def _plain(log: StepLog) -> list[Any]:

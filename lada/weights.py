@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,12 +81,21 @@ def read_weights(folder: Path, device: torch.device | str = "cpu") -> Iterator[t
                 yield name, file.get_tensor(name)
 
 
-def fill(network: nn.Module, folder: Path, *, device: torch.device, dtype: torch.dtype, tied: bool) -> None:
+def fill(
+    network: nn.Module,
+    folder: Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    tied: bool,
+    placed: Callable[[nn.Parameter], None] | None = None,
+) -> None:
     """Put a folder's weights into a network whose parameters are on the meta device.
 
     Args:
         dtype: of the network's weights, whatever the file's.
         tied: the head is the embedding; a head of its own in the files is then left out.
+        placed: called with each parameter as soon as it has its content.
 
     Raises:
         ModelError: names or shapes do not fit; names some that do not.
@@ -111,7 +120,10 @@ def fill(network: nn.Module, folder: Path, *, device: torch.device, dtype: torch
         owner, _, last = name.rpartition(".")
         # A copy of its own: what is mapped from a file is not aligned as a kernel likes it.
         value = torch.empty(tensor.shape, dtype=dtype, device=device).copy_(tensor)
-        setattr(network.get_submodule(owner), last, nn.Parameter(value, own[name].requires_grad))
+        parameter = nn.Parameter(value, own[name].requires_grad)
+        setattr(network.get_submodule(owner), last, parameter)
+        if placed is not None:
+            placed(parameter)
 
 
 def _names(path: Path) -> list[str]:

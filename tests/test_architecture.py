@@ -19,13 +19,13 @@ MEMBERS = {
     "lease driver diagnostics results inbox provenance policy space synthetic replay reuse communication "
     "architecture model_facts staged tabular",
     1: "data",
-    2: "asking sentencepiece weights master_weights "
-    "models resume generation row_cache evaluation losses forward training training_state token_alignment "
+    2: "asking sentencepiece weights master_weights ranks zero models optimiser "
+    "resume generation row_cache evaluation losses forward training training_state token_alignment "
     "vocabulary voting soft_targets knowledge labels selection socratic embedding writing lab "
     "tree_search tree_texts tree_actions consistency rehearsal",
     3: "party method methods local prepared pairs distillation answering imitation shared_texts boosting "
     "runs plugin plugin_options allocations",
-    4: "stage progress matrix report convergence toy_pool __main__",
+    4: "stage torchrun progress matrix report convergence toy_pool __main__",
 }
 """Ring -> modules and packages of lada; what is inside a package has its ring (architecture, section 2)."""
 RINGS = {f"lada.{name}": ring for ring, names in MEMBERS.items() for name in names.split()} | {"lada": 0}
@@ -102,13 +102,18 @@ def test_data_needs_no_torch(name: str) -> None:
     assert [one for one in imports(name) if inside(one, TORCH)] == []
 
 
+def importers(packages: set[str]) -> set[str]:
+    return {name for name in MODULES if any(inside(one, packages) for one in imports(name))}
+
+
 def test_only_models_imports_the_model_libraries() -> None:
-    found = {
-        name
-        for name in MODULES
-        if any(inside(one, {"transformers", "peft", "deepspeed"}) for one in imports(name))
-    }
-    assert found == {"lada.models"}
+    assert importers({"transformers", "peft"}) == {"lada.models"}
+
+
+def test_only_zero_imports_deepspeed_and_only_ranks_talk_to_each_other() -> None:
+    assert importers({"deepspeed"}) == {"lada.zero"}
+    talk = {name for name in MODULES if "torch.distributed" in imports(name)}
+    assert talk == {"lada.ranks"}, "lada.torchrun starts them, and talks to none"
 
 
 def test_only_jobs_imports_submitit_and_nothing_imports_jobs() -> None:

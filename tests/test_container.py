@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from jobs import container
+from jobs import container, host
 from jobs.cluster import ROOT, Cluster, Resources
 from jobs.container import (
     SCRATCH,
@@ -156,6 +157,9 @@ def test_other_lab_weights_are_shown_and_named(run: RunDir, tmp_path: Path) -> N
     job = {"LADA_LAB_WEIGHTS": str(tmp_path)}
     assert Bind(tmp_path, tmp_path) in stage_binds(run, "server", PARTIES, cluster(), job=job)
     environment = container_environment(cluster(), threads=1, job=job)
+    assert "APPTAINERENV_LADA_CHECKPOINTING" not in environment
+    again = container_environment(cluster(), threads=1, job=job, checkpointing=True)
+    assert again == {**environment, "APPTAINERENV_LADA_CHECKPOINTING": "1"}
     assert environment["APPTAINERENV_LADA_LAB_WEIGHTS"] == str(tmp_path)
 
 
@@ -240,7 +244,11 @@ def test_one_rank_runs_python_itself(tmp_path: Path) -> None:
 def test_more_ranks_run_under_torchrun_which_ignores_warnings(tmp_path: Path) -> None:
     command = stage_command(RunDir(tmp_path), LEARN, "0", ranks_per_node=4, nodes=1, job={})
     assert command[:4] == ["bash", "-c", 'trap "" USR2; exec "$@"', "ranks"]
-    assert command[4:9] == ["torchrun", "--standalone", "--nproc-per-node=4", "-m", "lada"]
+    starts = ["python", "-m", "lada.torchrun", "--standalone", "--nproc-per-node=4", "-m", "lada", "step"]
+    assert command[4:12] == starts
+    assert "--zero" not in command
+    shared = stage_command(RunDir(tmp_path), LEARN, "0", ranks_per_node=4, nodes=1, zero=3, job={})
+    assert shared == [*command, "--zero", "3"]
 
 
 def test_nodes_meet_at_the_first_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,8 +258,8 @@ def test_nodes_meet_at_the_first_of_them(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     job = {"SLURM_JOB_ID": "12345", "SLURM_JOB_NODELIST": "n[3-4]", "SLURM_NODEID": "1"}
     command = stage_command(RunDir(tmp_path), LEARN, "0", ranks_per_node=8, nodes=2, job=job)
-    assert command[4:12] == [
-        *("torchrun", "--nnodes=2", "--nproc-per-node=8", "--node-rank=1"),
+    assert command[7:14] == [
+        *("--nnodes=2", "--nproc-per-node=8", "--node-rank=1"),
         *("--rdzv-backend=c10d", "--rdzv-endpoint=n3:29745", "--rdzv-id=12345", "-m"),
     ]
     with pytest.raises(ConfigError, match="does not name the nodes"):
@@ -314,3 +322,15 @@ def test_caches_lie_in_the_temporary_folder_and_nothing_is_fetched() -> None:
     inside = [value for value in SETTINGS.values() if value.startswith("/")]
     assert len(inside) >= 6
     assert all(Path(value).is_relative_to(SCRATCH) for value in inside)
+
+
+def test_several_ranks_are_told_to_ledger_and_provenance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "image_digest", lambda path: "0" * 64)
+    several = Resources(up_to=80, gpus=4, ranks=4, nodes=2, zero=3)
+    assert several.shared() == {"ranks": 8, "zero": 3}
+    assert Resources(up_to=9).shared() == {}
+    site = cluster().model_copy(update={"resources": (Resources(up_to=9), several)})
+    assert json.loads(host.facts(site))["ranks"] == [{"up_to": 80, "nodes": 2, "ranks": 4, "zero": 3}]
+    assert "ranks" not in json.loads(host.facts(cluster()))

@@ -231,6 +231,7 @@ class TestSubmission:
         replies += [away, away, type("Job", (), {"job_id": "9"})()]
         facts = world.launcher.start(STAGE, ATTEMPT, Change())
         assert facts["job"] == "9"
+        assert "ranks" not in facts, "one rank is nothing to speak of"
         assert world.said[:2] == ["Slurm's controller does not answer: trying again"] * 2
 
     def test_a_lost_reply_is_found_by_name_and_attempt(self, world: World, replies: list[object]) -> None:

@@ -19,7 +19,9 @@ from torch.nn.functional import layer_norm
 
 from lada.config import Options, Positive
 from lada.models import LanguageModel
+from lada.ranks import bundles, each
 from lada.resume import Resume, Saved, begin
+from lada.zero import one_pass
 
 Array = NDArray[np.float32]
 TFIDF_SIZE = 512
@@ -75,8 +77,11 @@ def prompt_features(
     model.network.eval()
     try:
         with torch.no_grad():
-            for batch in _micro_batches(order[len(pooled) :], rows, micro_tokens):
-                pooled.extend(_pooled(model, [rows[i] for i in batch], options.num_layers))
+            batches = list(_micro_batches(order[len(pooled) :], rows, micro_tokens))
+            for shares in bundles(batches, model.ranks.size):
+                inputs = [[rows[i] for i in batch] for batch in shares]
+                for found in model.ranks.call(each, model, _pooled, inputs, options.num_layers):
+                    pooled.extend(found)
                 phase.safe_point(state)
     finally:
         model.network.train(was_training)
@@ -85,6 +90,7 @@ def prompt_features(
     return np.asarray(torch.stack([found[i] for i in range(len(rows))]).numpy(), dtype=np.float32)
 
 
+@one_pass
 def _pooled(model: LanguageModel, rows: Sequence[Sequence[int]], num_layers: int) -> Tensor:
     """[B, L * H] on the CPU, of token ids padded on the right."""
     longest = max(map(len, rows))

@@ -375,6 +375,7 @@ def warned(*_):
     os.write(1, f"warned {os.environ['RANK']} of {os.environ['WORLD_SIZE']}\\n".encode())  # in one piece
     os._exit(0)
 signal.signal(signal.SIGUSR2, warned)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
 os.write(1, b"up\\n")
 while True:
     time.sleep(0.1)
@@ -407,7 +408,15 @@ def test_ranks_meet_inside_and_a_warning_ends_none_of_them(inside: Inside) -> No
     """Neither torchrun nor what serves the image's files: a rank that saves its work needs both."""
     script = inside.run.party(ME) / "rank.py"
     script.write_text(RANK)
-    command = [*IGNORING_WARNINGS, "torchrun", "--standalone", "--nproc-per-node=2", str(script)]
+    command = [
+        *IGNORING_WARNINGS,
+        "python",
+        "-m",
+        "lada.torchrun",
+        "--standalone",
+        "--nproc-per-node=2",
+        str(script),
+    ]
     with started(inside.command(*command), inside.environment(), "up") as process:
         assert process.stdout is not None
         assert process.stdout.readline().strip() == "up"
