@@ -46,7 +46,7 @@ RUN_OPTIONS = --scenario $(SCENARIO) --method $(METHOD) --dataset $(DATASET) --s
 NO_REUSE = $(if $(filter 0,$(REUSE)),--no-reuse)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run image submit resume cancel drive plan status watch logs cost gc doctor stage test test-cluster lint bench lab-models methods show lock clean matrix collect sweep tables figures report explain convergence study study-table cluster-up cluster-down
+.PHONY: help setup run image submit resume cancel drive plan status watch logs cost gc doctor stage test test-slow test-cluster lint bench lab-models methods show lock clean matrix collect sweep tables figures report explain convergence study study-table cluster-up cluster-down
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -128,7 +128,10 @@ methods: $(VENV)/.ready ## what METHOD= takes, with options, defaults and meanin
 	$(BIN)/python -m lada methods
 
 test: $(VENV)/.ready ## all tests that need no cluster
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm" --ignore tests/slow $(ARGS)
+
+test-slow: $(VENV)/.ready ## the ten real architectures, scaled down, through all steps (under an hour)
+	$(BIN)/python -m pytest tests/slow -n 2 --dist loadgroup $(ARGS)
 
 # Against a real Slurm and a real Apptainer on this machine; YES=1 agrees to what cluster-up installs. ARGS="-m ci":
 # a part of under half an hour. What kills daemons runs alone, the rest two at a time.

@@ -1,8 +1,7 @@
 """The ten real architectures with little width and depth and random weights, in folders as published.
 
 Class, features and vocabulary size are the model's own (`lada.model_facts`); width, depth and heads are not,
-and the tokenizer is the lab's, whose ids end long before the vocabulary does. Tokens have scores that differ,
-rows without a token have none, and what ends a response is likely: so texts are short and come to their end.
+and the tokenizer is the lab's, whose ids end long before the vocabulary does.
 """
 
 from __future__ import annotations
@@ -108,13 +107,19 @@ def _tokenizer(facts: ModelFacts) -> tuple[Tokenizer, dict[str, Any]]:
 
 
 def _make_lively(network: Any, tokenizer: Tokenizer, eos: int, seed: int) -> None:
+    """Give all tokens a part in common, which every hidden state then has too: other rows are never likely.
+
+    The token that ends a response has more of it, and is among the likeliest at every step.
+    """
     generator = torch.Generator().manual_seed(seed)
+    size = tokenizer.get_vocab_size()
     with torch.no_grad():
         head = network.get_output_embeddings().weight
-        size = tokenizer.get_vocab_size()
-        head.zero_()
-        head[:size] = torch.randn(size, head.shape[1], generator=generator) * 0.5
-        head[eos] *= 3
+        common = torch.full((head.shape[1],), head.shape[1] ** -0.5)
+        for matrix in {id(one): one for one in (network.get_input_embeddings().weight, head)}.values():
+            matrix[:size] = torch.randn(size, head.shape[1], generator=generator) * 0.15 + common
+            matrix[size:] = -common
+        head[eos] += common
 
 
 def _as_published(config: dict[str, Any], model_type: str) -> dict[str, Any]:

@@ -14,14 +14,18 @@ from safetensors.torch import load_file, save_file
 from tiny_models import LORA
 from tokenizers import Tokenizer
 
-from lada.config import LoraOptions, PromptForm
+from lada.config import LoraOptions, PromptForm, read_run
 from lada.errors import ModelError
 from lada.lab import WEIGHTS
 from lada.model_facts import model_facts
 from lada.models import LanguageModel, build_network, load_model, read_config, state_hash
+from lada.reuse import inputs
 from lada.sentencepiece import convert
 from lada.vocabulary import open_vocabulary
+from tests.federation import make
+from tests.one_party import party
 from tests.scaled_models import MODELS, scaled_facts, write_scaled
+from tests.smallest_models import SETTINGS
 
 IDS = torch.tensor([[5, 9, 8, 7, 6, 5]])
 QWEN, LLAMA, INTERN = "Qwen/Qwen3-0.6B", "meta-llama/Meta-Llama-3-8B", "internlm/internlm3-8b-instruct"
@@ -344,3 +348,28 @@ def test_a_model_with_a_sentencepiece_file_alone_opens(tmp_path: Path) -> None:
     names = [model.tokenizer.id_to_token(one) for one in model.prompt_ids("and the other")]
     assert names[:2] == ["<s>", "<|im_start|>"] and "▁other" in names
     assert open_vocabulary(folder, model_facts(INTERN).prompt).marker == "▁"
+
+
+# -- a party's own options
+
+
+def test_a_stage_computes_with_its_partys_own_options(smallest_lab: Path, tmp_path: Path) -> None:
+    own = {"max_new_tokens": 7, "lora_targets": ["q_proj"], "local_learning_rate": 0.5, "dtype": "bfloat16"}
+    parties = [{"name": "server", "model": "Qwen/Qwen3-32B"}, {"name": "client-1", "model": LLAMA, **own}]
+    (tmp_path / "own.yaml").write_text(json.dumps({"scenario": "own", "parties": parties}))
+    run = make(
+        tmp_path / "runs", *SETTINGS, "lora={rank: 2}", scenario=str(tmp_path / "own.yaml"), small=False
+    )
+    client, server = party(run, "client-1"), party(run, "server")
+    assert client.config.generation.max_new_tokens == 7 and server.config.generation.max_new_tokens == 64
+    assert client.training("local").learning_rate == 0.5
+    model = client.open_model()
+    assert {key.split(".")[-3] for key in model.state()} == {"q_proj"}
+    assert (
+        model.head_weight.dtype == torch.bfloat16 and server.open_model().head_weight.dtype == torch.float32
+    )
+    keys = [inputs(run, read_run(run.root), client.stage), inputs(run, read_run(run.root), server.stage)]
+    assert keys[0]["config"]["generation"]["max_new_tokens"] == 7, (
+        "what earlier runs share is told apart by it"
+    )
+    assert keys[1]["config"]["generation"]["max_new_tokens"] == 64
