@@ -91,7 +91,7 @@ def test_texts_hold_known_tokens_answers_and_an_end(model: str, folder: Path) ->
     assert len(ended) >= 12
     assert 8 < sum(one.num_tokens for one in ended) / len(ended) < 80
     answered = [one for one in texts if any(line.strip() in one.text for line in ANSWERS)]
-    assert 0.3 < len(answered) / len(texts) < 1.0
+    assert len(answered) / len(texts) > 0.3
     assert all(one.text for one in ended if one.num_tokens > 5), "no row without a text was drawn"
     (greedy,) = generate(found, ["Question: how many?\nSolution:"], GenerationOptions(max_new_tokens=96))
     assert greedy.finished and "The answer is" in greedy.text

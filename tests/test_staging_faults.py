@@ -202,7 +202,15 @@ def start(site: Site) -> subprocess.Popen[str]:
     site.hub.hold[SHARD] = 100_000
     command = [sys.executable, "-c", WITH_LOCK, str(site.lock), "stage", "--scenario", "one-client"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "0"}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs, and all that they start, ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert site.hub.held.wait(60)
     (part,) = site.models.rglob(f"{SHARD}.part")
     while part.stat().st_size < 80_000 and process.poll() is None:
