@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 KEPT_WHOLE = 10_000
 """Numbers in a parameter that is not worth sharing: norms and biases."""
+BUCKET = 500_000_000
+"""Most numbers of a communication bucket: DeepSpeed's default, which it takes however little is trained."""
 Pass = TypeVar("Pass", bound=Callable[..., Any])
 
 
@@ -202,18 +204,27 @@ def _deepspeed() -> Any:
 
 
 def _engine(ranks: Ranks, inside: nn.Module, optimiser: Any, *, clip: float = 0.0) -> Any:
-    half = any(one.dtype == torch.bfloat16 and one.requires_grad for one in inside.parameters())
+    trained = [one for one in inside.parameters() if one.requires_grad]
+    half = any(one.dtype == torch.bfloat16 for one in trained)
+    # Shares have numel() 0, their wholes ds_numel.
+    size = sum(getattr(one, "ds_numel", one.numel()) for one in trained)
     engine, *_ = _deepspeed().initialize(
         model=_Calls(inside),
         optimizer=optimiser,
-        config=_config(ranks, clip=clip, half=half),
+        config=_config(ranks, clip=clip, half=half, size=size),
         dist_init_required=False,
     )
     return engine
 
 
-def _config(ranks: Ranks, *, clip: float, half: bool) -> dict[str, Any]:
-    """DeepSpeed's configuration; ``half``: weights in bfloat16 are trained, with a float32 copy."""
+def _config(ranks: Ranks, *, clip: float, half: bool, size: int = 0) -> dict[str, Any]:
+    """DeepSpeed's configuration.
+
+    Args:
+        half: weights in bfloat16 are trained, with a float32 copy.
+        size: numbers that are trained: no bucket is made larger than that.
+    """
+    bucket = max(1, min(BUCKET, size))
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,  # micro-batches are counted here, not there
@@ -227,6 +238,8 @@ def _config(ranks: Ranks, *, clip: float, half: bool) -> dict[str, Any]:
         "zero_optimization": {
             "stage": ranks.zero,
             "overlap_comm": ranks.device.type == "cuda",
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
             "stage3_param_persistence_threshold": KEPT_WHOLE,
         },
     }
