@@ -34,6 +34,7 @@ RUNS = {"table2": 120, "table3": 120, "table4": 24, "table5": 48, "table6": 48, 
 """Scenarios x datasets x shots x seeds x arms x grid of the paper's own tables and figures."""
 OWN_EPOCHS = {"socratic_cot"}
 """Methods whose own paper fixes the number of passes (configs/methods)."""
+TABLE4 = ("matrix-plan", "table4", "--tier", "paper", "--cluster", "a800", "--runs")
 
 
 @cache
@@ -186,16 +187,7 @@ def asked_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("asked_here")
 def test_the_plan_of_a_table_sums_its_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = [
-        "matrix-plan",
-        "table4",
-        "--tier",
-        "paper",
-        "--cluster",
-        "a800",
-        "--runs",
-        str(tmp_path / "none"),
-    ]
+    command = [*TABLE4, str(tmp_path / "none")]
     assert jobs.__main__.main([*command, "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert len(values["runs"]) == 24 and values["total_gpu_hours"] == math.ceil(gpu_hours("table4"))
@@ -213,18 +205,7 @@ def test_what_is_finished_is_not_planned_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Run, "finished", property(lambda run: run.cell.arm == "lada"))
-    command = [
-        "matrix-plan",
-        "table4",
-        "--tier",
-        "paper",
-        "--cluster",
-        "a800",
-        "--runs",
-        str(tmp_path),
-        "--json",
-    ]
-    assert jobs.__main__.main(command) == 0
+    assert jobs.__main__.main([*TABLE4, str(tmp_path), "--json"]) == 0
     arms = {one["arm"] for one in json.loads(capsys.readouterr().out)["runs"]}
     assert arms == {"sft", "socratic_cot", "rstar"}
 

@@ -66,6 +66,18 @@ def torchrun(ranks: int, *module: str, code: int = 0) -> str:
     return done.stdout
 
 
+def started(ranks: int, *module: str, stderr: int = subprocess.STDOUT) -> subprocess.Popen[str]:
+    """A module at work on several ranks."""
+    return subprocess.Popen(
+        command(ranks, *module),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+    )
+
+
 # -- what is computed
 
 
@@ -236,15 +248,7 @@ def test_warned_again_and_again_the_same_ranks_commit_the_same_bytes(
 def test_a_point_of_other_ranks_is_not_used(shared: RunDir, tmp_path: Path) -> None:
     run = without(shared, tmp_path, CLIENT)
     step = ("--run", str(run.root), "--party", "client-1", "--stage", "r01-learn", "--zero", "2")
-    process = subprocess.Popen(
-        command(2, "lada", "step", *step, "--attempt", "01-x"),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    with process:
+    with started(2, "lada", "step", *step, "--attempt", "01-x") as process:
         assert process.stdout is not None
         lines = []
         for line in process.stdout:
@@ -286,15 +290,7 @@ def test_all_ranks_end_with_what_the_first_one_said(fault: str, code: int, said:
 
 
 def test_a_warning_to_what_starts_the_ranks_reaches_them() -> None:
-    process = subprocess.Popen(
-        command(2, "tests.rank_faults", "warned"),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    with process:
+    with started(2, "tests.rank_faults", "warned", stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         assert select.select([process.stdout], [], [], 120)[0]
         assert process.stdout.readline() == "listening\n"

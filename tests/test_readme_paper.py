@@ -17,14 +17,12 @@ import lada.__main__
 import lada.report.__main__
 from jobs.cluster import load_cluster
 from jobs.paper_plan import Estimate, estimate
-from lada.config import layers
-from lada.method import load_method, make_plan
 from lada.model_facts import known_models, model_facts
 from lada.report.readme import fill
-from lada.runs import resolve_run
 from lada.staged import models_of
 from tests.test_make import clone, make
 from tests.test_paper_arms import gpu_hours
+from tests.test_workload import paper
 
 __all__ = ["clone"]  # a fixture
 ROOT = Path(__file__).parents[1]
@@ -46,16 +44,7 @@ PARSERS = {
 
 @cache
 def planned(scenario: str, method: str, shots: int) -> Estimate:
-    asked = layers(
-        scenario=scenario,
-        method=method,
-        dataset="mathinstruct",
-        size="paper",
-        tier="paper",
-        settings=[f"shots={shots}"],
-    )
-    config = resolve_run(asked)
-    return estimate(config, make_plan(config, load_method(config.method)), load_cluster("a800"))
+    return estimate(*paper(scenario, method, f"shots={shots}"), load_cluster("a800"))
 
 
 def hours_table() -> str:
