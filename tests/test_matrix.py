@@ -16,7 +16,7 @@ from lada.config import CONFIGS, read_run
 from lada.errors import ConfigError
 from lada.matrix.cells import Cell, cell_layers, expand, settings
 from lada.matrix.collect import collect
-from lada.matrix.definition import Matrix, read_matrix
+from lada.matrix.definition import Matrix, read_matrices, read_matrix
 from lada.matrix.local import find_runs, run_matrix
 from lada.matrix.rows import read_rows
 from lada.records import Item, SampleLog, read_jsonl
@@ -24,7 +24,8 @@ from lada.rundir import RunDir
 from lada.runs import resolve_run
 from tests.smallest_models import SETTINGS
 
-NAMES = sorted(path.stem for path in (CONFIGS / "matrices").glob("*.yaml"))
+LISTS = ("lab-all",)
+NAMES = sorted({path.stem for path in (CONFIGS / "matrices").glob("*.yaml")} - {*LISTS})
 SMALL = dict(setting.split("=", 1) for setting in SETTINGS)
 
 
@@ -217,6 +218,31 @@ def test_every_shipped_matrix_resolves_to_runs_of_its_own(name: str, tmp_path: P
     found = read_matrix(name)
     folders = [run.folder for run in find_runs(found, tmp_path)]
     assert len(folders) == len(set(folders)) == len(expand(found)) > 1
+
+
+def test_a_matrix_may_list_others_and_a_run_of_two_of_them_is_listed_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "both.yaml"
+    path.write_text("matrices: [table2, table5]")
+    found = read_matrices(str(path))
+    assert found == {name: read_matrix(name) for name in ("table2", "table5")}
+    for told in ("--json", "--plans"):
+        assert main(["matrix", str(path), told, "--runs", str(tmp_path)]) == 0
+        ids = [one["run_id"] for one in json.loads(capsys.readouterr().out)]
+        single = {run.folder.name for one in found.values() for run in find_runs(one, tmp_path)}
+        assert len(ids) == len(set(ids)) and set(ids) == single
+    assert read_matrices("table2") == {"table2": read_matrix("table2")}
+    path.write_text("matrices: []")
+    with pytest.raises(ConfigError, match=rf"{path}: key 'matrices'.*at least 1"):
+        read_matrices(str(path))
+    path.write_text("matrices: [table2]\nseeds: [0]")
+    with pytest.raises(ConfigError, match=r"unknown key 'seeds'; legal keys here: matrices"):
+        read_matrices(str(path))
+
+
+def test_the_lab_tiers_list_holds_every_matrix() -> None:
+    assert sorted(read_matrices("lab-all")) == NAMES
 
 
 # -- runs

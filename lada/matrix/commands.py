@@ -7,8 +7,13 @@ import importlib.util
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lada.matrix.definition import Matrix
+    from lada.matrix.local import Run
 
 # Everything else is imported by the commands: this module is imported by all of `python -m lada`.
 
@@ -46,33 +51,58 @@ def add_commands(
 
 
 def _matrix(options: argparse.Namespace) -> int:
-    from lada.matrix.cells import expand
-    from lada.matrix.definition import read_matrix
+    from lada.matrix.definition import read_matrices
 
-    matrix, runs = read_matrix(options.name, tier=options.tier, size=options.size), Path(options.runs)
-    if options.list and importlib.util.find_spec("torch") is None:
-        for cell in expand(matrix):
+    found = read_matrices(options.name, tier=options.tier, size=options.size)
+    runs = Path(options.runs)
+    if options.list:
+        return _list(list(found.values()), runs)
+    from lada.matrix.local import listing, plans, run_matrix
+
+    if options.plans or options.json:
+        told = plans if options.plans else listing
+        print(json.dumps(_once(told(matrix, runs) for matrix in found.values())))
+        return 0
+    failed = 0
+    for name, matrix in found.items():
+        if len(found) > 1:
+            print(f"{name}: ", end="", flush=True)
+        failed += _failures(run_matrix(matrix, runs, jobs=options.jobs, report=_say, amend=options.amend))
+    return 1 if failed else 0
+
+
+def _list(found: Sequence[Matrix], runs: Path) -> int:
+    from lada.matrix.cells import expand
+
+    if importlib.util.find_spec("torch") is None:
+        for cell in [cell for matrix in found for cell in expand(matrix)]:
             print(cell)
         print("Without torch methods cannot say which runs these are.", file=sys.stderr)
         return 0
-    from lada.matrix.local import find_runs, listing, plans, run_matrix
+    from lada.matrix.local import find_runs
 
-    if options.plans:
-        print(json.dumps(plans(matrix, runs)))
-        return 0
-    if options.json:
-        print(json.dumps(listing(matrix, runs)))
-        return 0
-    if options.list:
-        for run in find_runs(matrix, runs):
-            print(f"{'finished' if run.finished else 'to do':8s}  {run.folder.name}  {run.cell}")
-        return 0
-    failed = run_matrix(
-        matrix, runs, jobs=options.jobs, report=lambda line: print(line, flush=True), amend=options.amend
-    )
+    for run in [run for matrix in found for run in find_runs(matrix, runs)]:
+        print(f"{'finished' if run.finished else 'to do':8s}  {run.folder.name}  {run.cell}")
+    return 0
+
+
+def _once(listed: Iterable[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """What several matrices list, without runs that a matrix before had."""
+    found: list[dict[str, Any]] = []
+    for one in listed:
+        before = {run["run_id"] for run in found}
+        found += [run for run in one if run["run_id"] not in before]
+    return found
+
+
+def _failures(failed: Sequence[Run]) -> int:
     for run in failed:
         print(f"failed: {run.cell}: see {run.folder}.log", file=sys.stderr)
-    return 1 if failed else 0
+    return len(failed)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -93,9 +123,7 @@ def _sweep(options: argparse.Namespace) -> int:
     runs = Path(options.runs)
     path = write_sweep(matrix, runs / "sweeps")
     print(f"This sweep as a matrix: {path}", flush=True)
-    failed = run_matrix(matrix, runs, jobs=options.jobs, report=lambda line: print(line, flush=True))
-    for run in failed:
-        print(f"failed: {run.cell}: see {run.folder}.log", file=sys.stderr)
+    failed = _failures(run_matrix(matrix, runs, jobs=options.jobs, report=_say))
     out = _results_folder(options, matrix.tier)
     print(collect_into(out, path.stem, matrix, runs, remark=lambda line: print(line, file=sys.stderr)))
     table = grid_table(matrix, collect(matrix, find_runs(matrix, runs)))
@@ -105,18 +133,11 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def _collect(options: argparse.Namespace) -> int:
     from lada.matrix.collect import collect_into
-    from lada.matrix.definition import read_matrix
+    from lada.matrix.definition import read_matrices
 
-    matrix = read_matrix(options.name, tier=options.tier, size=options.size)
-    print(
-        collect_into(
-            _results_folder(options, matrix.tier),
-            Path(options.name).stem,
-            matrix,
-            Path(options.runs),
-            remark=lambda line: print(line, file=sys.stderr),
-        )
-    )
+    for name, matrix in read_matrices(options.name, tier=options.tier, size=options.size).items():
+        out, runs = _results_folder(options, matrix.tier), Path(options.runs)
+        print(collect_into(out, name, matrix, runs, remark=lambda line: print(line, file=sys.stderr)))
     return 0
 
 

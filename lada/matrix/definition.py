@@ -2,7 +2,8 @@
 
 ``configs/matrices/<name>.yaml`` either holds its arms itself, or lists names of arms that
 ``configs/arms/<tier>.yaml`` holds: how each method runs on that tier. The second form is the same for all
-tiers, and arms of two matrices with the same settings are the same runs.
+tiers, and arms of two matrices with the same settings are the same runs. A third form only lists other
+matrices (``matrices: [table2, table3]``).
 """
 
 from __future__ import annotations
@@ -57,6 +58,12 @@ class Arms(Options):
     arms: Annotated[Mapping[Name, Arm], Field(min_length=1)]
 
 
+class Listed(Options):
+    """A file of configs/matrices that lists others."""
+
+    matrices: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
 class Matrix(Options):
     """A file of configs/matrices, its arms looked up.
 
@@ -105,10 +112,29 @@ class Matrix(Options):
         return [{"name": name, "model": model} for name, model in zip(names, models, strict=True)]
 
 
+def read_matrices(
+    name: str, configs: Path = CONFIGS, *, tier: str | None = None, size: str | None = None
+) -> dict[str, Matrix]:
+    """The matrices that a file lists, by name; of any other file the one that it is.
+
+    Args:
+        tier, size: see `read_matrix`.
+
+    Raises:
+        ConfigError: as `read_matrix`, and where a list holds anything else than names.
+    """
+    path = shipped("matrices", name, configs)
+    content = read_yaml(path)
+    if "matrices" not in content:
+        return {path.stem: read_matrix(name, configs, tier=tier, size=size)}
+    listed = validate(Listed, content, {key: str(path) for key in content})
+    return {one: read_matrix(one, configs, tier=tier, size=size) for one in listed.matrices}
+
+
 def read_matrix(
     name: str, configs: Path = CONFIGS, *, tier: str | None = None, size: str | None = None
 ) -> Matrix:
-    """A matrix by its name in configs/matrices, or by the path of a YAML file.
+    """A matrix by its name in configs/matrices, or by the path of a YAML file; not one that lists others.
 
     Args:
         tier: whose arms a matrix takes that lists names only; None: as the file says, else lab.

@@ -113,7 +113,7 @@ def plans(matrix: Matrix, runs: Path) -> list[dict[str, Any]]:
             config = resolve_run(cell_layers(matrix, run.cell, resolve_run))
             plan = make_plan(config, load_method(config.method))
             content = {"config": config.model_dump(mode="json"), "plan": plan.model_dump(mode="json")}
-            listed.append({"arm": run.cell.arm, **content})
+            listed.append({"arm": run.cell.arm, "run_id": run.folder.name, **content})
     return listed
 
 
