@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from tiny_models import LORA
 from tokenizers import Tokenizer
 
-from lada.config import LoraOptions, PromptForm, read_run
+from lada.config import LoraOptions, PromptForm
 from lada.errors import ModelError
 from lada.lab import WEIGHTS
+from lada.layers import read_run
 from lada.model_facts import model_facts
 from lada.models import LanguageModel, build_network, load_model, read_config, state_hash
 from lada.reuse import inputs

@@ -22,7 +22,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lada.config import layers, read_run
+from lada.layers import layers, read_run
 from lada.model_facts import model_facts
 from lada.models import load_model
 from lada.party import MODEL_FILE
