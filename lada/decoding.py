@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from lada.answers import answer_line_end
 from lada.config import GenerationOptions
-from lada.models import LanguageModel
+from lada.language_model import LanguageModel
 from lada.row_cache import RowCache
 from lada.zero import one_pass
 

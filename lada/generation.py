@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lada.config import GenerationOptions, derive_seed
 from lada.decoding import Asked, Decoder, Row, uniform_draws
-from lada.models import LanguageModel
+from lada.language_model import LanguageModel
 from lada.resume import Phase, Resume, Saved, begin
 
 

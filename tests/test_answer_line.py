@@ -16,7 +16,8 @@ from lada import decoding
 from lada.answers import answer_line_end, extract_letter, has_marker
 from lada.config import GenerationOptions
 from lada.generation import Generated, generate
-from lada.models import LanguageModel, build_network
+from lada.language_model import LanguageModel
+from lada.models import build_network
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 OPTIONS = ("v1", "v2", "v3", "v4")

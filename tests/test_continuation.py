@@ -11,7 +11,7 @@ from tiny_models import VOCAB, random_ids, tiny_model, untangled, words
 from lada import decoding
 from lada.config import GenerationOptions
 from lada.generation import generate
-from lada.models import LanguageModel
+from lada.language_model import LanguageModel
 
 LIMIT = 12
 

@@ -11,7 +11,7 @@ from tiny_models import ARCHITECTURES, LORA, VOCAB, random_ids, tiny_model, unta
 from lada import decoding
 from lada.config import GenerationOptions
 from lada.generation import Generated, generate
-from lada.models import LanguageModel, state_hash
+from lada.language_model import LanguageModel, state_hash
 from lada.row_cache import _SLACK, RowCache
 
 LIMIT = 20

@@ -20,8 +20,9 @@ from lada.config import GenerationOptions
 from lada.errors import ConfigError
 from lada.generation import generate
 from lada.layers import CONFIGS, layers, read_run
+from lada.loading import load_model
 from lada.model_facts import known_models, model_facts
-from lada.models import build_network, load_model
+from lada.models import build_network
 from lada.records import Response, read_jsonl
 from lada.rehearsal import ANSWERS, small, write_models
 from lada.rundir import RunDir

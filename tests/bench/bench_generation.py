@@ -14,7 +14,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from lada import decoding, generation
 from lada.config import GenerationOptions
-from lada.models import LanguageModel
+from lada.language_model import LanguageModel
 from tests.bench.interleave import Arm, compare
 from tests.bench.shapes import PAD, Shape, build_model, lengths, token_lists, words
 
