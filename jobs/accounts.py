@@ -14,8 +14,8 @@ from jobs.history import Attempt, Event, History, all_jobs, read_history
 from jobs.log_files import attempt_logs, tail
 from jobs.slurm import DRIVER, command
 from jobs.stage_job import exit_file, read_exit
-from lada.config import read_run
 from lada.errors import LadaError
+from lada.layers import read_run
 from lada.ledger import Ledger
 from lada.rundir import RunDir, Stage, parse_stage
 

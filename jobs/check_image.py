@@ -18,8 +18,8 @@ from jobs.cluster import ROOT, Cluster, expand
 from jobs.container import container_argv, container_environment, host_binds
 from jobs.finding import Finding, fail, ok, warn
 from jobs.image import image_digest
-from lada.config import CONFIGS, read_yaml
 from lada.errors import ConfigError
+from lada.layers import CONFIGS, read_yaml
 
 HOST_PACKAGES = ("submitit", "cloudpickle", "pydantic", "PyYAML", "numpy", "safetensors", "rich")
 NEEDED_INSIDE = ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy", "pydantic")

@@ -11,8 +11,8 @@ from jobs.staging_disk import HIDDEN, check_model, locked
 from jobs.staging_lock import Lock, differences, listed, read_lock
 from jobs.staging_plan import Wanted, wanted_data, wanted_models
 from jobs.words import size
-from lada.config import CONFIGS
 from lada.errors import ConfigError, ModelError
+from lada.layers import CONFIGS
 from lada.staged import is_rehearsed, is_unchanged, models_of, read_record, read_sources
 
 STAGE = "paper tier only: make stage, where there is a network"

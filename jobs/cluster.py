@@ -14,8 +14,9 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from jobs.assumptions import Planning
-from lada.config import CONFIGS, Options, Positive, read_yaml, shipped, validate
+from lada.config import Options, Positive
 from lada.errors import ConfigError
+from lada.layers import CONFIGS, read_yaml, shipped, validate
 from lada.rundir import RunDir, write_atomic
 
 ROOT = Path(__file__).parents[1]

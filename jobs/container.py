@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.cluster import ROOT, Cluster, expand
-from lada.config import read_run
 from lada.errors import ConfigError
 from lada.exchange import inbox_dirs, make_exchange_dirs, outbox_dir
+from lada.layers import read_run
 from lada.provenance import KERNEL_NAMES
 from lada.rundir import RunDir, Stage
 

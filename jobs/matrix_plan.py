@@ -17,8 +17,9 @@ from rich.table import Table
 from jobs.cluster import find_cluster
 from jobs.host import ask_lada
 from jobs.paper_plan import estimate
-from lada.config import RunConfig, validate
+from lada.config import RunConfig
 from lada.errors import ConfigError
+from lada.layers import validate
 from lada.plan import Plan
 
 

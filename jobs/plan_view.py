@@ -25,7 +25,8 @@ from jobs.paper_plan import Estimate, both_settings, estimate
 from jobs.select import find_run
 from jobs.submit import add_asked, asked_arguments, asked_files
 from jobs.words import duration
-from lada.config import RunConfig, read_run, validate
+from lada.config import RunConfig
+from lada.layers import read_run, validate
 from lada.plan import Plan, read_plan
 from lada.rundir import RunDir, Stage
 

@@ -22,9 +22,9 @@ from jobs.cluster import Cluster
 from jobs.failures import classify
 from jobs.slurm import Job, SlurmError, Verdict
 from jobs.stage_job import exit_file, read_exit, run_in_container, submitit_folder
-from lada.config import read_run
 from lada.driver import Ended
 from lada.faults import crash_point
+from lada.layers import read_run
 from lada.policy import Cause, Change
 from lada.rundir import RunDir, Stage
 from lada.space import can_write

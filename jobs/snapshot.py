@@ -19,8 +19,8 @@ from jobs.estimate import seconds_left
 from jobs.history import Event, History, read_history
 from jobs.slurm import Job, SlurmError, my_jobs, run_jobs
 from jobs.stage_view import Facts, StageView, look_at_stage
-from lada.config import read_run
 from lada.errors import LadaError
+from lada.layers import read_run
 from lada.ledger import Ledger
 from lada.plan import Plan, read_plan
 from lada.results import read_metrics

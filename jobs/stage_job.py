@@ -29,9 +29,9 @@ from jobs.container import (
     stage_command,
 )
 from jobs.failures import ExitRecord
-from lada.config import read_run
 from lada.errors import LadaError
 from lada.faults import stage_crash
+from lada.layers import read_run
 from lada.plan import read_plan
 from lada.rundir import RunDir, Stage, parse_stage
 

@@ -17,8 +17,8 @@ from jobs.staging_fetch import download
 from jobs.staging_lock import StagingError, read_lock
 from jobs.staging_plan import Download, Wanted, is_staged, plan, take, wanted_data, wanted_models
 from jobs.words import size
-from lada.config import read_yaml, shipped
 from lada.errors import ConfigError, NoSpaceError
+from lada.layers import read_yaml, shipped
 from lada.space import is_full
 from lada.staged import Sources, models_of, read_sources
 

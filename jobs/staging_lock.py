@@ -14,8 +14,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lada.config import CONFIGS, Options, read_yaml, validate
+from lada.config import Options
 from lada.errors import LadaError
+from lada.layers import CONFIGS, read_yaml, validate
 from lada.rundir import dump_json, write_atomic
 from lada.staged import Digest, Revision
 

@@ -15,8 +15,8 @@ from jobs.cluster import ROOT, Cluster, find_cluster, read_cluster, write_cluste
 from jobs.container import prepare_folders
 from jobs.host import ensure_image, facts, run_lada
 from jobs.select import find_run
-from lada.config import read_run
 from lada.errors import BusyError
+from lada.layers import read_run
 from lada.lease import Owner, lease, read_owner
 from lada.ledger import Ledger
 from lada.plan import read_plan

@@ -32,7 +32,7 @@ from lada.matrix.commands import add_commands
 
 # Everything else is imported by the commands: a stage must heed warnings before torch takes its seconds.
 if TYPE_CHECKING:
-    from lada.config import Layer
+    from lada.layers import Layer
     from lada.rundir import RunDir
 
 NO_REUSE = "neither take local training from earlier runs nor keep it for later ones"
@@ -98,7 +98,7 @@ def _open(options: argparse.Namespace) -> tuple[RunDir, list[str]]:
 
 
 def _layers(options: argparse.Namespace) -> list[Layer]:
-    from lada.config import layers
+    from lada.layers import layers
 
     settings = list(options.set)
     if options.data is not None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from lada.answering import IDS
 from lada.config import derive_seed
+from lada.language_model import LanguageModel
 from lada.manifest import Outbox
-from lada.models import LanguageModel
 from lada.party import Party, json_payload, records_payload, tensors_payload
 from lada.plugin_options import lada_options
 from lada.records import SampleId

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lada.generation import generate
+from lada.language_model import LanguageModel
 from lada.local import expected_lengths
 from lada.manifest import Outbox, Payload
-from lada.models import LanguageModel
 from lada.party import Party, json_payload, records_payload, tensors_payload
 from lada.records import Response, parse_jsonl
 from lada.results import METRICS_FILE

@@ -14,9 +14,9 @@ from typing import Any
 from lada.answers import extract_letter
 from lada.distillation import training_metrics
 from lada.generation import generate
+from lada.language_model import LanguageModel
 from lada.local import supervised, train
 from lada.losses import PairLoss
-from lada.models import LanguageModel
 from lada.party import Party
 from lada.prompts import join, solution
 from lada.records import LETTERS, Item

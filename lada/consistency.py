@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from lada.answers import extract_letter
 from lada.config import Fraction, GenerationOptions, Options, derive_seed
 from lada.generation import generate
-from lada.models import LanguageModel
+from lada.language_model import LanguageModel
 from lada.prompts import join
 from lada.records import Letter, Question, Trace
 from lada.resume import Resume

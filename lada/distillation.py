@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from lada.answers import extract_letter
+from lada.language_model import LanguageModel
 from lada.local import train
 from lada.losses import PairLoss
-from lada.models import LanguageModel
 from lada.pairs import TextPair
 from lada.party import Party
 from lada.records import Reward, SampleLog

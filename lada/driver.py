@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lada import reuse
-from lada.config import SERVER, RunConfig, read_run
+from lada.config import SERVER, RunConfig
 from lada.errors import ExchangeError, LadaError, StageError
 from lada.exchange import is_published_whole, publish, put_links_away, reject, sweep, withdraw
 from lada.incoming import check_commit, published_questions, published_schema
+from lada.layers import read_run
 from lada.ledger import Ledger
 from lada.plan import Plan, read_plan
 from lada.policy import Cause, Change, Decision, Failure, cause_of_exit, change_after, decide

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 
-from lada.models import LanguageModel
+from lada.language_model import LanguageModel
 from lada.records import Question
 from lada.resume import Resume
 from lada.selection.features import FeatureOptions, prompt_features

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lada.answers import extract_letter
 from lada.config import GenerationOptions
 from lada.generation import Generated, generate
-from lada.models import LanguageModel
+from lada.language_model import LanguageModel
 from lada.prompts import prompt
 from lada.records import Item, Prediction
 from lada.resume import Resume

@@ -12,8 +12,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from lada.language_model import LanguageModel
 from lada.losses import gathered_log_probs, response_log_probs, top_log_probs
-from lada.models import LanguageModel
 from lada.zero import one_pass
 
 Ids = tuple[int, ...]

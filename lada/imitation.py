@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from lada.answers import extract_letter
 from lada.config import TrainOptions
 from lada.distillation import training_metrics
+from lada.language_model import LanguageModel
 from lada.local import train
 from lada.losses import PairLoss
 from lada.manifest import Outbox
-from lada.models import LanguageModel
 from lada.party import MODEL_FILE, Party, model_payloads
 from lada.prompts import join
 from lada.records import Response, SampleLog

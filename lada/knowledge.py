@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lada.errors import ModelError
 from lada.forward import Pair, forward_gathered, forward_top
-from lada.models import LanguageModel
+from lada.language_model import LanguageModel
 from lada.payloads import Origin
 from lada.ranks import bundles, each
 from lada.resume import Phase, Resume, Saved, begin

@@ -14,9 +14,9 @@ from lada.answers import extract_letter
 from lada.config import GenerationOptions, TrainOptions
 from lada.evaluation import Evaluation, evaluate
 from lada.generation import generate
+from lada.language_model import LanguageModel
 from lada.losses import PairLoss
 from lada.manifest import Outbox
-from lada.models import LanguageModel
 from lada.party import MODEL_FILE, Party, json_payload, model_payloads, records_payload
 from lada.prepared import prepared
 from lada.prompts import answer_only, join

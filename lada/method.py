@@ -15,8 +15,9 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 
 import lada.methods
-from lada.config import Options, RunConfig, validate
+from lada.config import Options, RunConfig
 from lada.errors import ConfigError
+from lada.layers import validate
 from lada.manifest import Outbox
 from lada.party import Party
 from lada.plan import Plan, PlannedStep, Role

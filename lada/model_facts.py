@@ -14,19 +14,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from lada.architecture import LINEARS, Architecture
-from lada.config import (
-    CONFIGS,
-    SERVER,
-    Layer,
-    Options,
-    Positive,
-    PromptForm,
-    Rate,
-    merge,
-    read_yaml,
-    validate,
-)
+from lada.config import SERVER, Options, Positive, PromptForm, Rate
 from lada.errors import ConfigError
+from lada.layers import CONFIGS, Layer, merge, read_yaml, validate
 
 
 class Rates(Options):
@@ -131,7 +121,7 @@ def with_model_facts(found: Sequence[Layer], configs: Path = CONFIGS) -> list[La
     ``lora.targets``, or a scenario about a party, stands. The prompt form goes with the template ``plain``.
 
     Args:
-        found: layers as `config.layers` gives them, the tier's own first.
+        found: layers as `layers.layers` gives them, the tier's own first.
 
     Raises:
         ConfigError: the paper tier and a model that nothing is known of.

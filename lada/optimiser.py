@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lada.config import TrainOptions, derive_seed
+from lada.language_model import LanguageModel
 from lada.master_weights import open_adamw
-from lada.models import LanguageModel
 from lada.zero import ZeroOptimiser
 
 Check = Callable[[float], None]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lada.answers import extract_letter
-from lada.models import LanguageModel
+from lada.language_model import LanguageModel
 from lada.party import Party
 from lada.prompts import join
 from lada.records import Response

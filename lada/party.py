@@ -20,16 +20,9 @@ from lada.config import SERVER, Options, PartyOptions, RunConfig, TrainOptions, 
 from lada.errors import ConfigError, ExchangeError, ModelError
 from lada.exchange import committed_stages
 from lada.inbox import Inbox, partners
+from lada.language_model import LanguageModel, State, state_hash
+from lada.loading import CHECKPOINTING, default_device, load_model, open_on_rank
 from lada.manifest import Kind, Payload, read_manifest
-from lada.models import (
-    CHECKPOINTING,
-    LanguageModel,
-    State,
-    default_device,
-    load_model,
-    open_on_rank,
-    state_hash,
-)
 from lada.plan import Plan
 from lada.prompts import prompt
 from lada.ranks import ALONE, Ranks

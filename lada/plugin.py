@@ -28,10 +28,10 @@ from lada.answering import IDS, OWN_TEXTS, TEXTS, answer
 from lada.distillation import Learned, distil, reward_records, sample_logs
 from lada.imitation import publish_model
 from lada.inbox import by_id
+from lada.language_model import LanguageModel
 from lada.local import add_evaluation, measure, prepare_client, prepare_server
 from lada.manifest import Outbox
 from lada.method import Step
-from lada.models import LanguageModel
 from lada.pairs import TextPair, make_examples, overlap_weights, right_texts, text_pairs
 from lada.party import MODEL_FILE, Party, records_payload
 from lada.plugin_options import lada_options

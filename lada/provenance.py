@@ -14,8 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from lada.config import ORACLE, nested, parse_yaml
+from lada.config import ORACLE, nested
 from lada.errors import ChangedError
+from lada.layers import parse_yaml
 from lada.rundir import RunDir, dump_json, sha256, write_atomic
 
 ROOT = Path(__file__).parents[1]

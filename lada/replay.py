@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from lada.config import RunConfig, nested, read_run
+from lada.config import RunConfig, nested
 from lada.errors import ConfigError
+from lada.layers import read_run
 from lada.manifest import read_manifest
 from lada.plan import read_plan
 from lada.records import Replayed, SampleId, read_jsonl

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from lada import provenance
-from lada.config import SERVER, Layer, RunConfig, dump_run, read_run, resolve
+from lada.config import SERVER, RunConfig
 from lada.data import Federation, Request, load_federation
 from lada.errors import ChangedError, ConfigError
 from lada.exchange import exchange_root
 from lada.faults import crash_point
 from lada.lab import weights_folder
+from lada.layers import Layer, dump_run, read_run, resolve
 from lada.lease import lease
 from lada.method import load_method, make_plan
 from lada.model_facts import with_model_facts

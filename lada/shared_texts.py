@@ -19,7 +19,7 @@ from pydantic import Field
 from lada.config import Options, Positive
 from lada.distillation import training_metrics
 from lada.knowledge import Knowledge, letter_knowledge, received, top_knowledge
-from lada.models import LanguageModel
+from lada.language_model import LanguageModel
 from lada.party import Party
 from lada.payloads import Origin
 from lada.prompts import TEMPLATES, join, prompt

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from lada.answers import has_marker
 from lada.config import GenerationOptions
 from lada.generation import Generated, generate
-from lada.models import LanguageModel
+from lada.language_model import LanguageModel
 from lada.prompts import join
 from lada.records import Question
 from lada.resume import Resume

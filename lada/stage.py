@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from lada.config import RunConfig, read_run
+from lada.config import RunConfig
 from lada.driver import Ended
 from lada.errors import DeviceMemoryError, HostMemoryError, LadaError, NoSpaceError
 from lada.exchange import commit, publish
+from lada.layers import read_run
 from lada.manifest import Outbox
 from lada.method import load_method
-from lada.models import set_matmul_precision
+from lada.numerics import set_matmul_precision
 from lada.party import ModelCache, Party, Reporter
 from lada.plan import read_plan
 from lada.policy import Change

@@ -13,8 +13,9 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from lada.config import CONFIGS, Options, PartyOptions, read_yaml, shipped, validate
+from lada.config import Options, PartyOptions
 from lada.errors import ConfigError
+from lada.layers import CONFIGS, read_yaml, shipped, validate
 
 RECORD = ".staged.json"
 REHEARSED = ".rehearsal.json"

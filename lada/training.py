@@ -21,8 +21,8 @@ from torch import Tensor
 from lada.config import TrainOptions, derive_seed
 from lada.errors import ModelError
 from lada.forward import Ids, Pair, forward_gathered, forward_log_probs
+from lada.language_model import LanguageModel
 from lada.losses import PairLoss, SoftLoss
-from lada.models import LanguageModel
 from lada.optimiser import close_optimiser, open_optimiser
 from lada.ranks import bundles, each
 from lada.resume import Resume, Saved, Stateful, begin

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lada.models import LanguageModel
+from lada.language_model import LanguageModel
 from lada.optimiser import load_optimiser, optimiser_state
 from lada.resume import Saved, Stateful
 

@@ -25,7 +25,7 @@ from pydantic import Field, field_validator
 from lada.config import GenerationOptions, Positive, derive_seed
 from lada.errors import ConfigError
 from lada.generation import Generated, generate
-from lada.models import LanguageModel
+from lada.language_model import LanguageModel
 from lada.prompts import join, prompt
 from lada.records import Item, Letter, Question
 from lada.resume import Resume

@@ -24,7 +24,7 @@ from lada.data.lab_skills import parse_written, writing_prompt
 from lada.data.parsing import Dropped
 from lada.embedding import Embed, question_text
 from lada.generation import generate
-from lada.models import LanguageModel
+from lada.language_model import LanguageModel
 from lada.prompts import render_question, solution
 from lada.records import LETTERS, Item, Letter, Question
 from lada.resume import Resume

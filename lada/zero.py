@@ -20,7 +20,7 @@ from lada.config import TrainOptions
 from lada.ranks import Ranks
 
 if TYPE_CHECKING:
-    from lada.models import LanguageModel
+    from lada.language_model import LanguageModel
 
 KEPT_WHOLE = 10_000
 """Numbers in a parameter that is not worth sharing: norms and biases."""

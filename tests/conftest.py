@@ -14,7 +14,7 @@ from lada.rundir import RunDir
 from tests.warm import Warm
 
 if TYPE_CHECKING:  # a host's own environment has no torch
-    from lada.models import LanguageModel
+    from lada.language_model import LanguageModel
     from tests.staging_site import Site
 
 with contextlib.suppress(ModuleNotFoundError):  # a host's own environment, on a cluster, has no hypothesis
@@ -97,7 +97,7 @@ def lab_llm() -> Iterator[LanguageModel]:
     import torch
 
     from lada.lab import WEIGHTS
-    from lada.models import load_model
+    from lada.loading import load_model
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from lada.config import RunConfig, dump_run, layers, resolve
+from lada.config import RunConfig
 from lada.driver import Driver, Ended
 from lada.exchange import commit, exchange_root, publish
+from lada.layers import dump_run, layers, resolve
 from lada.manifest import Outbox, Payload
 from lada.plan import Plan, PlannedStep
 from lada.policy import Change

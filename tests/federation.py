@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from lada.config import layers
 from lada.driver import Driver
+from lada.layers import layers
 from lada.rundir import RunDir, Stage
 from lada.runs import open_run
 from lada.stage import InProcess

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lada.config import read_run
+from lada.layers import read_run
 from lada.method import load_method
 from lada.party import ModelCache, Party
 from lada.plan import read_plan

@@ -22,8 +22,9 @@ from lada.config import GenerationOptions, TrainOptions
 from lada.errors import end
 from lada.generation import Generated, generate
 from lada.knowledge import letter_knowledge, top_knowledge
+from lada.language_model import LanguageModel, State
+from lada.loading import load_model, open_on_rank
 from lada.losses import PairLoss
-from lada.models import LanguageModel, State, load_model, open_on_rank
 from lada.ranks import Ranks, joined
 from lada.selection.features import FeatureOptions, prompt_features
 from lada.training import Example, Hooks, fit, sequence_log_probs, with_reference

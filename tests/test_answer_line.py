@@ -12,11 +12,12 @@ import pytest
 from tiny_models import BOS, EOS, PAD, VOCAB, random_ids, tiny_config, word, words
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from lada import generation
+from lada import decoding
 from lada.answers import answer_line_end, extract_letter, has_marker
 from lada.config import GenerationOptions
 from lada.generation import Generated, generate
-from lada.models import LanguageModel, build_network
+from lada.language_model import LanguageModel
+from lada.models import build_network
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 OPTIONS = ("v1", "v2", "v3", "v4")
@@ -150,15 +151,15 @@ def test_every_end_ends() -> None:
 def test_prompts_are_read_a_limited_number_of_tokens_at_a_time() -> None:
     model = speaking({})
     widths: list[int] = []
-    admit = generation._Decoder.admit
+    admit = decoding.Decoder.admit
 
-    def spy(self: generation._Decoder, rows: list[generation._Row]) -> None:
+    def spy(self: decoding.Decoder, rows: list[decoding.Row]) -> None:
         widths.append(len(rows) * max(len(row.asked.prompt) for row in rows))
         admit(self, rows)
 
     def read(limit: int | None) -> list[Generated]:
         widths.clear()
-        with mock.patch.object(generation._Decoder, "admit", spy):
+        with mock.patch.object(decoding.Decoder, "admit", spy):
             return generate(model, asked(), options(batch_size=8, temperature=0.0, prompt_tokens=limit))
 
     together = read(None)

@@ -10,8 +10,8 @@ import pytest
 from jobs.batch import job_parameters, sbatch_text
 from jobs.cluster import Cluster, Resources, load_cluster
 from jobs.slurm import job_name, run_mark
-from lada.config import read_run
 from lada.errors import ConfigError
+from lada.layers import read_run
 from lada.policy import Change
 from lada.rundir import RunDir, Stage
 from tests.fake_runs import make_run

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lada.config import CONFIGS, layers, read_yaml
 from lada.lab import LAB_MODELS
+from lada.layers import CONFIGS, layers, read_yaml
 from lada.method import method_names
 from lada.runs import resolve_run
 

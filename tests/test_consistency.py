@@ -11,8 +11,8 @@ from lada import consistency
 from lada.config import GenerationOptions
 from lada.consistency import Checked, CheckOptions, beginnings, check, choose, confidences, is_consistent
 from lada.data import lab
+from lada.language_model import LanguageModel
 from lada.methods import rstar
-from lada.models import LanguageModel
 from lada.prompts import prompt, solution
 from lada.records import Item, Letter, Trace
 

@@ -23,10 +23,10 @@ from jobs.container import (
     stage_binds,
     stage_command,
 )
-from lada.config import read_run
 from lada.errors import ConfigError
 from lada.exchange import exchange_root
 from lada.lab import WEIGHTS, short_name
+from lada.layers import read_run
 from lada.rundir import RunDir, Stage
 from tests.fake_runs import make_run
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from tiny_models import VOCAB, random_ids, tiny_model, untangled, words
 
-from lada import generation
+from lada import decoding
 from lada.config import GenerationOptions
 from lada.generation import generate
-from lada.models import LanguageModel
+from lada.language_model import LanguageModel
 
 LIMIT = 12
 
@@ -93,12 +93,12 @@ def test_one_seed_per_prompt_makes_a_response_independent_of_its_place(model: La
 
 def test_the_likeliest_tokens_by_number_and_by_share() -> None:
     probabilities = torch.tensor([[0.5, 0.05, 0.3, 0.15], [0.25, 0.25, 0.25, 0.25]], dtype=torch.float64)
-    kept = generation._likeliest(probabilities, 2, 1.0)
+    kept = decoding._likeliest(probabilities, 2, 1.0)
     assert (kept[0] > 0).tolist() == [True, False, True, False]
     assert (kept[1] > 0).all(), "ties with the last one kept are kept"
-    assert (generation._likeliest(probabilities, None, 0.5)[0] > 0).tolist() == [True, False, False, False]
-    assert (generation._likeliest(probabilities, None, 0.51)[0] > 0).tolist() == [True, False, True, False]
-    both = generation._likeliest(probabilities, 3, 0.85)  # of 0.95: 0.8075, so two tokens are not enough
+    assert (decoding._likeliest(probabilities, None, 0.5)[0] > 0).tolist() == [True, False, False, False]
+    assert (decoding._likeliest(probabilities, None, 0.51)[0] > 0).tolist() == [True, False, True, False]
+    both = decoding._likeliest(probabilities, 3, 0.85)  # of 0.95: 0.8075, so two tokens are not enough
     assert (both[0] > 0).tolist() == [True, False, True, True]
     assert torch.equal(both[0, :1], probabilities[0, :1])
 

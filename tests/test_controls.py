@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lada.config import layers, resolve
 from lada.errors import ChangedError, ConfigError
+from lada.layers import layers, resolve
 from lada.method import method_names
 from lada.plan import read_plan
 from lada.records import SampleId, SampleLog, read_jsonl

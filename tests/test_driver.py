@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 
 import pytest
 
-from lada.config import ExchangeOptions, read_run
+from lada.config import ExchangeOptions
 from lada.driver import Driver, Ended
 from lada.errors import NOT_RETRIED, BusyError, DataError, ExchangeError, StageError
 from lada.exchange import is_published_whole, message_dir, publish
 from lada.incoming import read_message
+from lada.layers import read_run
 from lada.ledger import Ledger
 from lada.manifest import MANIFEST
 from lada.plan import read_plan

@@ -12,9 +12,10 @@ from safetensors.numpy import load
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from lada.answers import extract_letter
-from lada.config import SERVER, layers
+from lada.config import SERVER
 from lada.errors import ConfigError, ExchangeError
 from lada.labels import majority
+from lada.layers import layers
 from lada.methods import fedmkt
 from lada.plan import read_plan
 from lada.records import LETTERS, Letter, Response, parse_jsonl, read_jsonl

@@ -95,7 +95,8 @@ def network(one: Setup) -> Any:
     from tokenizers import Tokenizer
 
     from lada.lab import WEIGHTS
-    from lada.models import LanguageModel, build_network
+    from lada.language_model import LanguageModel
+    from lada.models import build_network
 
     config = one.facts.config_json | {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     tokenizer = Tokenizer.from_file(str(WEIGHTS / "qwen3-8b" / "tokenizer.json"))

@@ -8,10 +8,10 @@ import pytest
 import torch
 from tiny_models import ARCHITECTURES, LORA, VOCAB, random_ids, tiny_model, untangled, words
 
-from lada import generation
+from lada import decoding
 from lada.config import GenerationOptions
 from lada.generation import Generated, generate
-from lada.models import LanguageModel, state_hash
+from lada.language_model import LanguageModel, state_hash
 from lada.row_cache import _SLACK, RowCache
 
 LIMIT = 20
@@ -69,13 +69,13 @@ def test_expected_lengths_change_the_order_alone() -> None:
     second = generate(model, asked, options(3), expected_lengths=[a.num_tokens for a in first])
     assert [a.text for a in first] == [a.text for a in second]
     admitted: list[int] = []
-    admit = generation._Decoder.admit
+    admit = decoding.Decoder.admit
 
-    def spy(self: generation._Decoder, rows: list[generation._Row]) -> None:
+    def spy(self: decoding.Decoder, rows: list[decoding.Row]) -> None:
         admitted.extend(row.index for row in rows)
         admit(self, rows)
 
-    with mock.patch.object(generation._Decoder, "admit", spy):
+    with mock.patch.object(decoding.Decoder, "admit", spy):
         generate(model, asked, options(3), expected_lengths=list(range(len(asked))))
     assert admitted == list(range(len(asked)))[::-1]
 
@@ -125,12 +125,12 @@ def test_sampling_follows_the_probabilities() -> None:
     scores = torch.tensor([[0.0, math.log(3.0), -math.inf]]).expand(4000, 3)
     draws = torch.rand(4000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for temperature, share in ((1.0, 3 / 4), (0.5, 9 / 10)):
-        tokens = generation._sample(scores, temperature, draws)[:, 0]
+        tokens = decoding._sample(scores, temperature, draws)[:, 0]
         counts = torch.bincount(tokens, minlength=3) / 4000
         assert counts[1].item() == pytest.approx(share, abs=0.03)
         assert counts[2] == 0
     edges = torch.tensor([0.0, 1 - 1e-16], dtype=torch.float64)
-    assert generation._sample(scores[:2], 1.0, edges)[:, 0].tolist() == [0, 1]
+    assert decoding._sample(scores[:2], 1.0, edges)[:, 0].tolist() == [0, 1]
 
 
 def test_low_temperature_is_nearly_greedy() -> None:

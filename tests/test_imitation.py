@@ -9,7 +9,7 @@ import torch
 
 from lada.config import TrainOptions
 from lada.imitation import imitate, text_examples, text_logs
-from lada.models import LanguageModel
+from lada.language_model import LanguageModel
 from lada.party import Party
 from lada.prompts import join
 from lada.records import Response

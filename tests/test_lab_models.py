@@ -21,7 +21,8 @@ from lada.lab.building import FILES, sha256
 from lada.lab.evaluating import accuracy
 from lada.lab.measuring import SCENARIOS, client_test
 from lada.lab.recipes import RECIPES
-from lada.models import LanguageModel, load_model
+from lada.language_model import LanguageModel
+from lada.loading import load_model
 from lada.prompts import prompt, solution
 
 SHORTS = tuple(LAB_MODELS.values())

@@ -11,14 +11,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import LORA
+from tiny_models import BOS, LORA, tiny_config, tiny_model, tiny_tokenizer
 from tokenizers import Tokenizer
 
-from lada.config import LoraOptions, PromptForm, read_run
+from lada.config import LoraOptions, PromptForm
 from lada.errors import ModelError
 from lada.lab import WEIGHTS
+from lada.language_model import LanguageModel, state_hash
+from lada.layers import read_run
+from lada.loading import load_model
 from lada.model_facts import model_facts
-from lada.models import LanguageModel, build_network, load_model, read_config, state_hash
+from lada.models import build_network, read_config
 from lada.reuse import inputs
 from lada.sentencepiece import convert
 from lada.vocabulary import open_vocabulary
@@ -49,6 +52,34 @@ def edit(path: Path, **changes: Any) -> None:
 
 
 # -- weights
+
+
+def folder_of(path: Path, **changes: object) -> Path:
+    config = tiny_config() | changes
+    network = build_network(tiny_config(), seed=3)
+    weights = {key: value for key, value in network.state_dict().items() if key != "lm_head.weight"}
+    save_file(weights, path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    tiny_tokenizer().save(str(path / "tokenizer.json"))
+    return path
+
+
+def test_loading_a_folder(tmp_path: Path) -> None:
+    model = load_model(folder_of(tmp_path))
+    assert torch.equal(logits(model), logits(tiny_model(seed=3)))
+    assert model.prompt_ids("t9") == [BOS, 9]
+    assert load_model(tmp_path, lora=LORA).delta().keys() == tiny_model(lora=LORA).delta().keys()
+
+
+def test_a_folder_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        load_model(tmp_path)
+    folder_of(tmp_path, num_hidden_layers=3)
+    with pytest.raises(ModelError, match="missing"):
+        load_model(tmp_path)
+    folder_of(tmp_path, num_hidden_layers=1)
+    with pytest.raises(ModelError, match="unexpected"):
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -12,8 +12,8 @@ import pytest
 
 from lada.__main__ import main
 from lada.answers import extract_letter
-from lada.config import CONFIGS, read_run
 from lada.errors import ConfigError
+from lada.layers import CONFIGS, read_run
 from lada.matrix.cells import Cell, cell_layers, expand, settings
 from lada.matrix.collect import collect
 from lada.matrix.definition import Matrix, read_matrices, read_matrix

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from lada.architecture import LINEARS
-from lada.config import CONFIGS, RunConfig, dump_run, layers, read_run, read_yaml
+from lada.config import RunConfig
 from lada.errors import ConfigError
+from lada.layers import CONFIGS, dump_run, layers, read_run, read_yaml
 from lada.model_facts import known_models, model_facts
 from lada.runs import resolve_run
 

@@ -22,7 +22,8 @@ from jobs import matrix_plan
 from jobs.cluster import ROOT, Cluster, load_cluster
 from jobs.paper_plan import estimate
 from jobs.submit import add_asked, asked_arguments
-from lada.config import CONFIGS, SERVER, RunConfig, read_yaml
+from lada.config import SERVER, RunConfig
+from lada.layers import CONFIGS, read_yaml
 from lada.matrix.cells import Cell, cell_layers, expand
 from lada.matrix.definition import Matrix, read_matrix
 from lada.matrix.local import Run, run_arguments

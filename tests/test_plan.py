@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lada.config import layers
 from lada.errors import PlanError
+from lada.layers import layers
 from lada.method import load_method, make_plan
 from lada.plan import Plan, PlannedStep, read_plan
 from lada.rundir import RunDir, Stage, parse_stage

@@ -12,7 +12,7 @@ import pytest
 from jobs.__main__ import main
 from jobs.batch import sbatch_text
 from jobs.cluster import load_cluster
-from lada.config import read_run
+from lada.layers import read_run
 from lada.policy import Change
 from lada.rundir import RunDir, Stage
 from tests.fake_runs import drive, make_run

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from lada.config import CONFIGS, SERVER, layers, read_yaml
+from lada.config import SERVER
 from lada.errors import ConfigError
 from lada.generation import generate
+from lada.layers import CONFIGS, layers, read_yaml
 from lada.method import describe_methods, load_method, method_names
 from lada.plan import read_plan
 from lada.plugin_options import HostOptions, LaDaOptions

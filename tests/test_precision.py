@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from lada.config import TrainOptions
 from lada.forward import forward_log_probs
+from lada.language_model import LanguageModel
 from lada.losses import PairLoss, preference_loss, response_log_probs
-from lada.models import LanguageModel
 from lada.training import fit, sequence_log_probs, with_reference
 from tests.scaled_models import write_scaled
 
@@ -129,7 +129,7 @@ def test_the_cap_of_gemma_2_is_in_the_chunked_loss_as_in_transformers_own_logits
     model: str, tmp_path: Path
 ) -> None:
     """At scores that the cap bends: without it, the sums are far off."""
-    from lada.models import load_model
+    from lada.loading import load_model
 
     opened = load_model(write_scaled(tmp_path / "m", model, vocab_size=900))
     with torch.no_grad():

@@ -17,7 +17,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lada.models import State, build_network
+from lada.language_model import State
+from lada.models import build_network
 from lada.plan import read_plan
 from lada.rundir import RunDir, Stage
 from lada.torchrun import exit_code

@@ -121,7 +121,7 @@ def test_an_earlier_stage_runs_again_while_a_sibling_is_still_at_work(
 
 
 def test_fresh_is_refused_while_a_driver_is_at_work(tmp_path: Path) -> None:
-    from lada.config import layers
+    from lada.layers import layers
 
     run = make(tmp_path)
     found = layers(

@@ -16,11 +16,13 @@ from jobs.check_image import check_models
 from jobs.check_staged import check_staged
 from jobs.cluster import load_cluster
 from lada.__main__ import main
-from lada.config import CONFIGS, GenerationOptions, layers, read_run
+from lada.config import GenerationOptions
 from lada.errors import ConfigError
 from lada.generation import generate
+from lada.layers import CONFIGS, layers, read_run
+from lada.loading import load_model
 from lada.model_facts import known_models, model_facts
-from lada.models import build_network, load_model
+from lada.models import build_network
 from lada.records import Response, read_jsonl
 from lada.rehearsal import ANSWERS, small, write_models
 from lada.rundir import RunDir

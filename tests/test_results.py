@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lada.config import read_run
 from lada.errors import DataError
+from lada.layers import read_run
 from lada.ledger import Ledger
 from lada.manifest import Outbox, Payload
 from lada.plan import read_plan

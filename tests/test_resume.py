@@ -26,8 +26,8 @@ from lada.errors import ConfigError, NoSpaceError, Paused
 from lada.exchange import sweep
 from lada.generation import generate
 from lada.knowledge import top_knowledge
+from lada.language_model import LanguageModel, state_hash
 from lada.losses import PairLoss, SoftLoss
-from lada.models import LanguageModel, state_hash
 from lada.resume import Resume, Saved, begin
 from lada.rundir import RunDir, Stage
 from lada.soft_targets import SoftTargets

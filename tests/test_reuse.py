@@ -20,8 +20,9 @@ from jobs.launch import Local
 from jobs.select import find_run
 from lada import reuse
 from lada.__main__ import main
-from lada.config import SERVER, read_run
+from lada.config import SERVER
 from lada.driver import Driver
+from lada.layers import read_run
 from lada.ledger import Ledger
 from lada.local import prepare_client
 from lada.manifest import Outbox

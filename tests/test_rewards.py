@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lada.config import validate
+from lada.layers import validate
 from lada.selection.rewards import (
     RewardOptions,
     auto_gain,

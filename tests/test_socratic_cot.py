@@ -13,8 +13,8 @@ import lada.methods.socratic_cot as method
 from lada.config import SERVER
 from lada.generation import Generated, generate
 from lada.imitation import imitate
+from lada.language_model import LanguageModel
 from lada.methods.socratic_cot import Config, choose_texts, dialogue_examples
-from lada.models import LanguageModel
 from lada.party import Party
 from lada.prompts import prompt
 from lada.records import Response, SampleLog, read_jsonl

@@ -13,8 +13,8 @@ from lada.config import LoraOptions, TrainOptions
 from lada.errors import ModelError
 from lada.forward import forward_gathered, forward_log_probs, forward_top
 from lada.knowledge import letter_knowledge, received, top_knowledge
+from lada.language_model import LanguageModel
 from lada.losses import SoftLoss, gathered_log_probs, top_log_probs
-from lada.models import LanguageModel
 from lada.payloads import Origin
 from lada.soft_targets import SoftTargets
 from lada.training import Example, Term, fit

@@ -16,11 +16,11 @@ from jobs.__main__ import main
 from jobs.cluster import ROOT, Cluster
 from jobs.container import container_environment, host_binds, stage_binds
 from jobs.host import lada_command
-from lada.config import read_run
 from lada.data import Request
 from lada.data.sources import local_file
 from lada.errors import ConfigError
 from lada.lab import LAB_MODELS
+from lada.layers import read_run
 from lada.provenance import recorded
 from lada.rundir import RunDir
 from lada.staged import RECORD, data_file, weights_digest

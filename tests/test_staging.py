@@ -17,7 +17,7 @@ import jobs.staging_lock as lock_module
 from jobs.check_staged import check_staged
 from jobs.cluster import ROOT, load_cluster
 from jobs.staging_lock import LOCK, differences, read_lock
-from lada.config import CONFIGS, read_yaml
+from lada.layers import CONFIGS, read_yaml
 from lada.staged import RECORD, models_of, read_record, read_sources, weights_digest
 from tests.staging_site import DATA, LLAMA, QWEN, SHARD, TAKEN, Site, model_files
 

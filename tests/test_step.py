@@ -17,9 +17,9 @@ import torch
 
 from jobs.launch import Local
 from lada.__main__ import main
-from lada.config import read_run
 from lada.driver import Driver
 from lada.errors import NOT_RETRIED, ChangedError, DeviceMemoryError, HostMemoryError, NoSpaceError, Paused
+from lada.layers import read_run
 from lada.policy import Change
 from lada.progress import SECONDS_BETWEEN_LINES, StageReporter
 from lada.rundir import RunDir, Stage

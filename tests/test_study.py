@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lada.config import CONFIGS
 from lada.errors import DataError
+from lada.layers import CONFIGS
 from lada.matrix.collect import paired
 from lada.matrix.definition import Matrix, read_matrix
 from lada.matrix.rows import Row, bytes_by_direction, read_rows, write_rows

@@ -11,11 +11,12 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from lada.config import ExchangeOptions, read_run
+from lada.config import ExchangeOptions
 from lada.driver import Driver
 from lada.errors import DataError, ExchangeError
 from lada.inbox import Inbox
 from lada.incoming import check_commit, published_questions, published_schema
+from lada.layers import read_run
 from lada.manifest import Outbox, Payload
 from lada.payloads import Origin
 from lada.plan import PlannedStep, read_plan

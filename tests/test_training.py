@@ -14,8 +14,8 @@ from lada import losses, training
 from lada.config import LoraOptions, TrainOptions
 from lada.errors import ModelError
 from lada.forward import cut, forward_log_probs
+from lada.language_model import LanguageModel, state_hash
 from lada.losses import PairLoss
-from lada.models import LanguageModel, state_hash
 from lada.training import Example, Hooks, Term, fit, sequence_log_probs, with_reference
 from lada.training_state import StepLog
 

@@ -13,7 +13,7 @@ from lada.data import lab
 from lada.data.lab_skills import trace
 from lada.errors import ConfigError
 from lada.generation import Generated
-from lada.models import LanguageModel
+from lada.language_model import LanguageModel
 from lada.prompts import prompt, solution
 from lada.records import Item, Question
 from lada.tree_actions import Expander, Partial, SearchOptions, solutions

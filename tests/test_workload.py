@@ -16,8 +16,9 @@ from jobs.method_works import stage_work
 from jobs.paper_plan import both_settings, estimate
 from jobs.stage_works import Run
 from jobs.workload import Generation, Pass, Training, effort, work_flops, work_seconds
-from lada.config import RunConfig, layers
+from lada.config import RunConfig
 from lada.errors import ConfigError
+from lada.layers import layers
 from lada.plan import Plan
 from lada.rundir import Stage
 from tests.test_footprint import ONE_OF_EACH_CLASS, PROMPT, RESPONSE, ROWS, network, setup, small
@@ -207,7 +208,7 @@ def test_stages_compute_what_the_plan_says(
     method: str, tmp_path: Path, counted: dict[Stage, Counter[str]]
 ) -> None:
     """As many prompts; of texts at most as many, since one that came to no end is not learnt."""
-    from lada.config import read_run
+    from lada.layers import read_run
     from lada.plan import read_plan
     from tests.federation import drive, make
     from tests.smallest_models import SETTINGS

@@ -9,7 +9,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lada.config import LoraOptions
-from lada.models import LanguageModel, build_network
+from lada.language_model import LanguageModel
+from lada.models import build_network
 from lada.training import Example, Term
 
 torch.set_num_threads(1)  # tiny products are slower on several threads

@@ -18,7 +18,8 @@ from lada.lab.measuring import SEED, measure
 from lada.lab.pretraining import Trainer
 from lada.lab.recipes import RECIPES
 from lada.lab.tokenizing import train_tokenizer
-from lada.models import build_network, load_model
+from lada.loading import load_model
+from lada.models import build_network
 
 FILES = ("config.json", "tokenizer.json", "model.safetensors")
 

@@ -9,7 +9,7 @@ from typing import Any
 from lada.answers import extract_letter
 from lada.config import GenerationOptions
 from lada.generation import generate
-from lada.models import LanguageModel
+from lada.language_model import LanguageModel
 from lada.prompts import prompt
 from lada.records import Item
 

@@ -10,7 +10,7 @@ from lada.data.lab_skills import parse_written, writing_prompt
 from lada.data.lab_solver import solve
 from lada.generation import generate
 from lada.lab.evaluating import accuracy, share
-from lada.models import LanguageModel
+from lada.language_model import LanguageModel
 from lada.records import Item
 
 SEED = 9001

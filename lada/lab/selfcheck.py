@@ -58,7 +58,7 @@ def _load() -> int:
     import torch
 
     from lada.lab import weights_folder
-    from lada.models import load_model
+    from lada.loading import load_model
 
     model = load_model(weights_folder(MODEL))
     with torch.inference_mode():

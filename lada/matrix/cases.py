@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lada.answers import read_letter
-from lada.config import read_run
+from lada.layers import read_run
 from lada.matrix.definition import Matrix
 from lada.matrix.local import Run, last_predictions
 from lada.records import LETTERS, Item, Prediction, read_jsonl

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lada.config import CONFIGS, Layer, RunConfig, layers
+from lada.config import RunConfig
 from lada.errors import ConfigError
+from lada.layers import CONFIGS, Layer, layers
 from lada.matrix.definition import Matrix
 
 ANY_SCENARIO = "one-client"

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lada.config import read_run
 from lada.errors import DataError
+from lada.layers import read_run
 from lada.matrix.cases import find_cases, write_cases
 from lada.matrix.definition import Matrix
 from lada.matrix.local import Run, find_runs, last_predictions

@@ -15,8 +15,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from lada.config import CONFIGS, SERVER, Options, read_yaml, shipped, validate
+from lada.config import SERVER, Options
 from lada.errors import ConfigError
+from lada.layers import CONFIGS, read_yaml, shipped, validate
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_+.-]{0,47}$")]
 Filled = Annotated[tuple[Any, ...], Field(min_length=1)]

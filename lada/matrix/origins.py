@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lada.config import read_run
+from lada.layers import read_run
 from lada.matrix.local import Run
 from lada.rundir import RunDir, sha256
 from lada.tabular import write_csv

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from lada.config import parse_setting, parse_yaml
 from lada.errors import ConfigError
+from lada.layers import parse_setting, parse_yaml
 from lada.matrix.definition import Arm, Matrix
 from lada.rundir import sha256, write_atomic
 

@@ -37,6 +37,7 @@ from lada.imitation import publish_model
 from lada.inbox import by_id
 from lada.knowledge import Knowledge
 from lada.labels import coded, decoded, labelled, majority
+from lada.language_model import LanguageModel
 from lada.local import (
     add_evaluation,
     add_metrics,
@@ -49,7 +50,6 @@ from lada.local import (
 from lada.losses import SoftLoss
 from lada.manifest import Outbox, Payload
 from lada.method import Step
-from lada.models import LanguageModel
 from lada.party import MODEL_FILE, Party, json_payload, model_payloads, records_payload, tensors_payload
 from lada.payloads import Origin
 from lada.plugin_options import HostOptions, alone, hosted

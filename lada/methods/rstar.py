@@ -24,11 +24,11 @@ from lada.config import SERVER, Options, derive_seed
 from lada.consistency import Checked, CheckOptions, check, choose
 from lada.distillation import training_metrics
 from lada.imitation import imitate, publish_model, text_logs
+from lada.language_model import LanguageModel
 from lada.local import add_evaluation, measure, prepare_client, prepare_server, train
 from lada.losses import PairLoss
 from lada.manifest import Outbox
 from lada.method import Step
-from lada.models import LanguageModel
 from lada.pairs import make_examples, text_pairs
 from lada.party import Party, json_payload, records_payload
 from lada.prompts import join

@@ -27,10 +27,10 @@ from lada.evaluation import Evaluation, judge
 from lada.generation import Generated, generate
 from lada.imitation import imitate, publish_model, text_examples, text_logs
 from lada.inbox import by_id
+from lada.language_model import LanguageModel
 from lada.local import add_evaluation, measure, prepare_client, prepare_server
 from lada.manifest import Outbox
 from lada.method import Step
-from lada.models import LanguageModel
 from lada.party import Party, json_payload, records_payload
 from lada.prompts import prompt
 from lada.records import Response

@@ -39,10 +39,11 @@ from lada.config import SERVER, Fraction, Positive
 from lada.embedding import Embed, hidden_embedder, question_text, tfidf_embedder
 from lada.imitation import imitate, publish_model, text_examples
 from lada.inbox import by_id
+from lada.language_model import LanguageModel
+from lada.loading import load_model
 from lada.local import add_evaluation, add_metrics, measure, prepare_client, prepare_server
 from lada.manifest import Outbox, Payload
 from lada.method import Step
-from lada.models import LanguageModel, load_model
 from lada.party import Party, json_payload, records_payload
 from lada.plugin_options import HostOptions, alone, hosted
 from lada.prompts import solution

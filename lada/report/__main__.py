@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lada.config import CONFIGS
 from lada.errors import exit_code
+from lada.layers import CONFIGS
 from lada.report.explain import explain
 from lada.report.export import write_tables
 from lada.report.results import ROOT

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
-from lada.config import CONFIGS, ORACLE, SERVER, read_yaml, shipped
+from lada.config import ORACLE, SERVER
+from lada.layers import CONFIGS, read_yaml, shipped
 from lada.matrix.cells import expand
 from lada.matrix.definition import Matrix
 from lada.report.compare import Cell

@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas
 
-from lada.config import CONFIGS, read_yaml
 from lada.errors import ConfigError
+from lada.layers import CONFIGS, read_yaml
 from lada.report.arrange import HEADS, LADA, NAMED, parts_of
 from lada.report.build import Builder
 from lada.report.compare import Cell

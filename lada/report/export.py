@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from lada.config import CONFIGS
+from lada.layers import CONFIGS
 from lada.report.latex import to_latex
 from lada.report.layout import AXES, Entry, Table
 from lada.report.render import to_markdown

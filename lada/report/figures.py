@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lada import convergence
-from lada.config import CONFIGS
+from lada.layers import CONFIGS
 from lada.matrix.definition import read_matrix
 from lada.report import bars, curves, filters, gap, pareto, theory
 from lada.report.cases import read_cases, to_markdown

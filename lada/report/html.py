@@ -14,8 +14,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from lada.config import CONFIGS
 from lada.errors import DataError
+from lada.layers import CONFIGS
 from lada.report import figures
 from lada.report.cases import Case, read_cases
 from lada.report.layout import Table

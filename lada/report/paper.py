@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
-from lada.config import read_yaml
+from lada.layers import read_yaml
 
 FIGURES = Path(__file__).parent / "paper"
 PRINTED = ("table", "dataset", "scenario", "shots", "arm", "party", "at", "value")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas
 
-from lada.config import CONFIGS
 from lada.errors import DataError
+from lada.layers import CONFIGS
 from lada.matrix.cells import expand
 from lada.matrix.definition import Matrix, read_matrix
 from lada.matrix.rows import COLUMNS

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from lada.config import CONFIGS, SERVER, read_yaml, shipped
+from lada.config import SERVER
+from lada.layers import CONFIGS, read_yaml, shipped
 from lada.report.arrange import HEADS, Spec
 from lada.report.build import Builder
 from lada.report.layout import Entry, Key, Table

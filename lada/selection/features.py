@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from lada.config import Options, Positive
-from lada.models import LanguageModel
+from lada.language_model import LanguageModel
 from lada.ranks import bundles, each
 from lada.resume import Resume, Saved, begin
 from lada.zero import one_pass

@@ -27,7 +27,7 @@ def main() -> None:
 
     import torch
 
-    from lada.models import set_matmul_precision
+    from lada.numerics import set_matmul_precision
     from tests.bench import bench_generation, bench_training
     from tests.bench.shapes import SHAPES
 

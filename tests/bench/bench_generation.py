@@ -12,9 +12,9 @@ from unittest import mock
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from lada import generation
+from lada import decoding, generation
 from lada.config import GenerationOptions
-from lada.models import LanguageModel
+from lada.language_model import LanguageModel
 from tests.bench.interleave import Arm, compare
 from tests.bench.shapes import PAD, Shape, build_model, lengths, token_lists, words
 
@@ -57,15 +57,15 @@ def hugging_face_arm(model: LanguageModel, prompts: list[list[int]], limits: lis
 def our_arm(model: LanguageModel, prompts: list[list[int]], limits: list[int]) -> Arm:
     texts = [words(prompt) for prompt in prompts]
     options = GenerationOptions(max_new_tokens=LIMIT, batch_size=ROWS)
-    admit = generation._Decoder.admit
+    admit = decoding.Decoder.admit
 
-    def admit_limited(decoder: generation._Decoder, rows: list[generation._Row]) -> None:
+    def admit_limited(decoder: decoding.Decoder, rows: list[decoding.Row]) -> None:
         for row in rows:
             row.limit = limits[row.index]
         admit(decoder, rows)
 
     def run() -> list[str]:
-        with mock.patch.object(generation._Decoder, "admit", admit_limited):
+        with mock.patch.object(decoding.Decoder, "admit", admit_limited):
             return [one.text for one in generation.generate(model, texts, options)]
 
     return run

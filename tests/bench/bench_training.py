@@ -20,8 +20,9 @@ from transformers import PreTrainedTokenizerFast
 from trl.trainer import utils as trl_utils
 
 from lada.config import TrainOptions
+from lada.language_model import LanguageModel
 from lada.losses import PairLoss
-from lada.models import LanguageModel, build_network
+from lada.models import build_network
 from lada.training import Example, Term, fit, sequence_log_probs, with_reference
 from tests.bench.interleave import Arm, compare
 from tests.bench.shapes import EOS, LORA, Shape, build_model, lengths, token_lists, words

@@ -10,7 +10,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lada.config import LoraOptions
-from lada.models import LanguageModel, build_network
+from lada.language_model import LanguageModel
+from lada.models import build_network
 
 LORA = LoraOptions(rank=16, alpha=32)
 SPECIAL = ("<pad>", "<unk>", "</s>")

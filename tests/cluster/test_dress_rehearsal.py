@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from lada.config import read_run
+from lada.layers import read_run
 from lada.model_facts import model_facts
 from lada.rehearsal import small
 from tests.cluster.conftest import open_suite

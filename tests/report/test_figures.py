@@ -18,8 +18,8 @@ import yaml
 from matplotlib.figure import Figure
 
 from lada import convergence
-from lada.config import CONFIGS
 from lada.errors import DataError
+from lada.layers import CONFIGS
 from lada.matrix.definition import read_matrix
 from lada.matrix.rows import Row
 from lada.report import bars, curves, filters, gap, pareto, theory

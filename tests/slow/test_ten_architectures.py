@@ -22,9 +22,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lada.config import layers, read_run
+from lada.layers import layers, read_run
+from lada.loading import load_model
 from lada.model_facts import model_facts
-from lada.models import load_model
 from lada.party import MODEL_FILE
 from lada.records import Response, parse_jsonl
 from lada.rundir import RunDir

@@ -1,16 +1,12 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import save_file
-from tiny_models import ARCHITECTURES, BOS, EOS, LORA, PAD, tiny_config, tiny_model, tiny_tokenizer
+from tiny_models import ARCHITECTURES, BOS, EOS, LORA, PAD, tiny_model
 
 from lada.config import LoraOptions
 from lada.errors import ModelError
-from lada.models import LanguageModel, build_network, load_model, set_matmul_precision, state_hash
+from lada.language_model import LanguageModel, state_hash
 
 IDS = torch.tensor([[BOS, 9, 8, 7, 6, 5]])
 BOTH = pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
@@ -149,47 +145,9 @@ def test_seeds_decide_weights_and_leave_the_global_state_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def folder_of(path: Path, **changes: object) -> Path:
-    config = tiny_config() | changes
-    network = build_network(tiny_config(), seed=3)
-    weights = {key: value for key, value in network.state_dict().items() if key != "lm_head.weight"}
-    save_file(weights, path / "model.safetensors")
-    (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    tiny_tokenizer().save(str(path / "tokenizer.json"))
-    return path
-
-
-def test_loading_a_folder(tmp_path: Path) -> None:
-    model = load_model(folder_of(tmp_path))
-    assert torch.equal(logits(model), logits(tiny_model(seed=3)))
-    assert model.prompt_ids("t9") == [BOS, 9]
-    assert load_model(tmp_path, lora=LORA).delta().keys() == tiny_model(lora=LORA).delta().keys()
-
-
-def test_a_folder_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no config\.json"):
-        load_model(tmp_path)
-    folder_of(tmp_path, num_hidden_layers=3)
-    with pytest.raises(ModelError, match="missing"):
-        load_model(tmp_path)
-    folder_of(tmp_path, num_hidden_layers=1)
-    with pytest.raises(ModelError, match="unexpected"):
-        load_model(tmp_path)
-
-
 def test_state_hash_sees_names_shapes_and_values() -> None:
     value = torch.arange(6.0)
     one = {"a": value}
     others = [{"b": value}, {"a": value.reshape(2, 3)}, {"a": value + 1}, {"a": value.double()}]
     assert len({state_hash(state) for state in [one, *others]}) == 5
     assert state_hash({"b": value, "a": value}) == state_hash({"a": value, "b": value})
-
-
-def test_matmul_precision_keeps_float32() -> None:
-    before = torch.get_float32_matmul_precision()
-    try:
-        chosen, error = set_matmul_precision("medium")
-        assert torch.get_float32_matmul_precision() == chosen
-        assert chosen == "highest" or error < 1e-5
-    finally:
-        torch.set_float32_matmul_precision(before)
