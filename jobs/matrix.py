@@ -14,7 +14,7 @@ from rich.console import Console
 
 from jobs.cluster import find_cluster
 from jobs.host import ensure_image
-from jobs.matrix_cells import CellView, look_at_cells
+from jobs.matrix_cells import CellView, look_at_cells, once
 from jobs.matrix_text import render
 from jobs.submit import add_asked, make_run, submit_driver
 
@@ -45,7 +45,8 @@ def _submit(options: argparse.Namespace) -> int:
     if options.models:
         cluster = cluster.model_copy(update={"models": str(Path(options.models).resolve())})
     ensure_image(cluster)
-    views = look_at_cells(options.name, options.runs, tier=options.tier, size=options.size, cluster=cluster)
+    found = look_at_cells(options.name, options.runs, tier=options.tier, size=options.size, cluster=cluster)
+    views = once(found)
     count = Counter(view.state for view in views)
     room = len(views) if options.limit is None else options.limit - count["running"] - count["queued"]
     done = {view.run_id for view in views if view.state == "done"}
@@ -77,13 +78,13 @@ def _status(options: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(as_json(options.name, views)) + "\n")
     else:
         console = Console(highlight=False)
-        console.print(render(options.name, views))
+        console.print(render(options.name, views, console.width))
     return 0
 
 
 def as_json(name: str, views: Sequence[CellView]) -> dict[str, Any]:
     """The grid as JSON values."""
-    keys = ("arm", "seed", "at", "run_id", "state")
+    keys = ("matrix", "arm", "seed", "at", "run_id", "state")
     runs = [
         {
             **{key: getattr(view, key) for key in keys},
@@ -91,4 +92,4 @@ def as_json(name: str, views: Sequence[CellView]) -> dict[str, Any]:
         }
         for view in views
     ]
-    return {"matrix": name, "states": Counter(view.state for view in views), "runs": runs}
+    return {"matrix": name, "states": Counter(view.state for view in once(views)), "runs": runs}

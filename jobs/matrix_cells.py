@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +39,7 @@ class CellView:
         seconds: that its stages took, of a run that is done.
         after: ids of runs that have to be finished before it can begin.
         arguments: what `lada init` is told to make it.
+        matrix: that it belongs to, of a list of them; two of them may have the same run.
     """
 
     arm: str
@@ -50,6 +51,7 @@ class CellView:
     seconds: float
     after: tuple[str, ...]
     arguments: tuple[str, ...]
+    matrix: str
 
 
 def look_at_cells(
@@ -81,6 +83,11 @@ def look_at_cells(
     return [_view(cell, RunDir(runs / cell["run_id"])) for cell in listed]
 
 
+def once(views: Sequence[CellView]) -> list[CellView]:
+    """Every run once, however many arms or matrices have it."""
+    return list({view.run_id: view for view in views}.values())
+
+
 def _view(cell: Mapping[str, Any], run: RunDir) -> CellView:
     return CellView(
         arm=cell["arm"],
@@ -92,6 +99,7 @@ def _view(cell: Mapping[str, Any], run: RunDir) -> CellView:
         seconds=_seconds(run) if cell["finished"] else 0.0,
         after=tuple(cell["after"]),
         arguments=tuple(cell["arguments"]),
+        matrix=cell["matrix"],
     )
 
 

@@ -220,18 +220,22 @@ def test_every_shipped_matrix_resolves_to_runs_of_its_own(name: str, tmp_path: P
     assert len(folders) == len(set(folders)) == len(expand(found)) > 1
 
 
-def test_a_matrix_may_list_others_and_a_run_of_two_of_them_is_listed_once(
+def test_a_matrix_may_list_others_and_a_run_of_two_of_them_is_planned_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "both.yaml"
     path.write_text("matrices: [table2, table5]")
     found = read_matrices(str(path))
     assert found == {name: read_matrix(name) for name in ("table2", "table5")}
-    for told in ("--json", "--plans"):
-        assert main(["matrix", str(path), told, "--runs", str(tmp_path)]) == 0
-        ids = [one["run_id"] for one in json.loads(capsys.readouterr().out)]
-        single = {run.folder.name for one in found.values() for run in find_runs(one, tmp_path)}
-        assert len(ids) == len(set(ids)) and set(ids) == single
+    of_each = {name: [run.folder.name for run in find_runs(one, tmp_path)] for name, one in found.items()}
+    assert main(["matrix", str(path), "--json", "--runs", str(tmp_path)]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [(one["matrix"], one["run_id"]) for one in listed] == [
+        (name, run) for name, runs in of_each.items() for run in runs
+    ]
+    assert main(["matrix", str(path), "--plans", "--runs", str(tmp_path)]) == 0
+    planned = [one["run_id"] for one in json.loads(capsys.readouterr().out)]
+    assert len(planned) == len(set(planned)) and set(planned) == {*of_each["table2"], *of_each["table5"]}
     assert read_matrices("table2") == {"table2": read_matrix("table2")}
     path.write_text("matrices: []")
     with pytest.raises(ConfigError, match=rf"{path}: key 'matrices'.*at least 1"):

@@ -21,13 +21,13 @@ from lada.rundir import RunDir
 from tests.fake_runs import make_run
 
 PLACE = ("1", "lab-math", 0)
-DONE = CellView("lada", PLACE, 0, "", "run-0", "done", 100.0, (), ("--method", "lada"))
+DONE = CellView("lada", PLACE, 0, "", "run-0", "done", 100.0, (), ("--method", "lada"), "table9")
 pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
-def text_of(views: list[CellView]) -> str:
-    console = Console(width=80, file=(shown := io.StringIO()), highlight=False)
-    console.print(render("table9", views))
+def text_of(views: list[CellView], width: int = 80) -> str:
+    console = Console(width=width, file=(shown := io.StringIO()), highlight=False)
+    console.print(render("table9", views, width))
     return shown.getvalue()
 
 
@@ -40,6 +40,7 @@ def test_the_grid_has_a_character_a_seed_and_says_what_is_left() -> None:
         replace(DONE, arm="fedkd", state="queued"),
         replace(DONE, arm="fedkd", seed=1, state="begun"),
     ]
+    views = [replace(view, run_id=f"run-{number}") for number, view in enumerate(views)]
     shown = text_of(views)
     assert "table9: 6 runs: 1 done, 1 running, 1 queued, 1 failed, 1 begun, 1 to do" in shown
     assert "about 8 min of work left" in " ".join(shown.split()), "five runs of 100 s"
@@ -48,8 +49,32 @@ def test_the_grid_has_a_character_a_seed_and_says_what_is_left() -> None:
 
 
 def test_a_grid_of_settings_has_a_line_a_point() -> None:
-    shown = text_of([replace(DONE, at="share=0.2"), replace(DONE, at="share=0.5", state="to do")])
+    shown = text_of([replace(DONE, at=f"share={share}", run_id=share) for share in ("0.2", "0.5")])
     assert "lada share=0.2" in shown and "lada share=0.5" in shown
+
+
+@pytest.mark.parametrize(
+    ("arms", "places", "line"),
+    [
+        (12, 2, "arm-number-11 # #"),
+        (2, 12, "11 lab-math 0-shot # #"),
+        (12, 12, "arm-number-11 11 lab-math 0-shot #"),
+    ],
+)
+def test_no_run_is_cut_away_whatever_the_matrix_s_form(arms: int, places: int, line: str) -> None:
+    views = [
+        replace(DONE, arm=f"arm-number-{arm}", place=(str(place), "lab-math", 0), run_id=f"{arm}-{place}")
+        for arm in range(arms)
+        for place in range(places)
+    ]
+    shown = text_of(views)
+    assert line in [" ".join(row.split()) for row in shown.splitlines()]
+    assert "…" not in shown and shown.count("#") == arms * places + 1, "and one in the legend"
+
+
+def test_a_list_of_matrices_has_a_grid_each_and_counts_a_run_once() -> None:
+    shown = text_of([replace(DONE, matrix="table2"), replace(DONE, matrix="table4", arm="same")])
+    assert "table9: 1 runs: 1 done" in shown and "table2: 1 runs" in shown and "table4: 1 runs" in shown
 
 
 def test_nothing_left_and_nothing_done_need_no_estimate() -> None:
@@ -60,6 +85,7 @@ def test_nothing_left_and_nothing_done_need_no_estimate() -> None:
 def cell(run: RunDir, *, finished: bool = False) -> dict[str, Any]:
     place = dict(zip(("scenario", "dataset", "shots"), PLACE, strict=True))
     return {
+        "matrix": "x",
         "arm": "lada",
         "at": "",
         "seed": 0,

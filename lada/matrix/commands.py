@@ -59,9 +59,12 @@ def _matrix(options: argparse.Namespace) -> int:
         return _list(list(found.values()), runs)
     from lada.matrix.local import listing, plans, run_matrix
 
-    if options.plans or options.json:
-        told = plans if options.plans else listing
-        print(json.dumps(_once(told(matrix, runs) for matrix in found.values())))
+    if options.plans:
+        print(json.dumps(_once(plans(matrix, runs) for matrix in found.values())))
+        return 0
+    if options.json:
+        listed = [{"matrix": name, **one} for name, matrix in found.items() for one in listing(matrix, runs)]
+        print(json.dumps(listed))
         return 0
     failed = 0
     for name, matrix in found.items():
