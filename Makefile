@@ -202,7 +202,7 @@ collect: $(VENV)/.ready ## a matrix's finished runs as results/<tier>/<matrix>.c
 # GRID="method.beta=0.05,0.1 method.nll_weight=0,1" SEEDS=0,1,2 and whatever names a run
 sweep: $(VENV)/.ready ## one method over all combinations of options' values (METHOD= GRID="a.b=1,2" SEEDS=0,1 PARALLEL=2)
 	$(if $(GRID),,$(error name options and values: make sweep GRID="method.beta=0.05,0.1"))
-	$(BIN)/python -m lada sweep $(RUN_OPTIONS) --grid '$(GRID)' $(if $(SEEDS),--seeds $(SEEDS)) --jobs $(PARALLEL)
+	$(BIN)/python -m lada sweep $(RUN_OPTIONS) --grid '$(GRID)' $(if $(SEEDS),--seeds $(SEEDS)) --jobs $(PARALLEL) --results $(RESULTS)
 
 REPORT = $(BIN)/python -m lada.report
 OF_TIER = --tier $(if $(TIER),$(TIER),lab) --results $(RESULTS)
@@ -220,7 +220,7 @@ explain: $(VENV)/.ready ## where a number is from: CELL="table2/scenario 1/zero-
 	$(REPORT) explain $(OF_TIER) --runs $(RUNS) "$(CELL)"
 
 convergence: $(VENV)/.ready ## Section V on toys: the rate with two controls, what selection does to a gradient
-	$(BIN)/python -m lada.convergence
+	$(BIN)/python -m lada.convergence --out $(RESULTS)/convergence.csv
 
 # The runs behind README's Results section.
 STUDY_RUNS ?= $(RUNS)/study

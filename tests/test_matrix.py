@@ -13,11 +13,12 @@ import pytest
 from lada.__main__ import main
 from lada.answers import extract_letter
 from lada.errors import ConfigError
-from lada.layers import CONFIGS, read_run
+from lada.layers import CONFIGS, read_run, read_yaml
 from lada.matrix.cells import Cell, cell_layers, expand, settings
 from lada.matrix.collect import collect
 from lada.matrix.definition import Matrix, read_matrices, read_matrix
 from lada.matrix.local import find_runs, run_matrix
+from lada.matrix.origins import flat, read_configs
 from lada.matrix.rows import read_rows
 from lada.records import Item, SampleLog, read_jsonl
 from lada.rundir import RunDir
@@ -310,6 +311,10 @@ def test_a_matrix_runs_goes_on_and_is_collected(tmp_path: Path, capsys: pytest.C
     assert {(row["size"], row["seed"], row["scenario"]) for row in made} == {("tiny", "0", "1")}
     assert len({row["code"] for row in made}) == 1 and all(len(row["weights"]) == 16 for row in made)
 
+    configs = read_configs(tmp_path / "out" / "mine-configs.json")
+    assert configs.keys() == {row["run_id"] for row in made}
+    assert all(configs[run.folder.name] == flat(read_yaml(run.folder / "run.yaml")) for run in (lada, random))
+
     lines = (tmp_path / "out" / "mine-cases.jsonl").read_text(encoding="utf-8").splitlines()
     check_cases([json.loads(line) for line in lines], lada.folder)
 
@@ -320,6 +325,13 @@ def test_a_matrix_runs_goes_on_and_is_collected(tmp_path: Path, capsys: pytest.C
     assert run_matrix(found, runs, jobs=1, report=said.append) == [] and find_runs(found, runs)[-1].finished
 
     (lada.folder / "parties" / "server" / "r02-learn" / "manifest.json").unlink()
+    capsys.readouterr()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert len(before) == 4 and main(arguments) == 0
+    (aside,) = (tmp_path / "out" / "replaced").iterdir()
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == before
+    assert f"holds runs that are not here: it is in {aside} now" in capsys.readouterr().err
+    assert main(arguments) == 0 and len(list(aside.parent.iterdir())) == 1, "nothing is lost this time"
     assert {row.arm for row in collect(found, find_runs(found, runs))} == {"standalone", "random"}
 
 

@@ -1,14 +1,16 @@
 """From finished runs to files: what was measured, in long form, where each number is from, and a few answers.
 
-``<name>.csv`` holds every metric, ``<name>-runs.csv`` one row per run with what it was made with, and
-``<name>-cases.jsonl`` test questions with what several arms answered. Runs that are not finished are missing,
-never zero.
+``<name>.csv`` holds every metric, ``<name>-runs.csv`` one row per run with what it was made with,
+``<name>-configs.json`` what was in run.yaml, and ``<name>-cases.jsonl`` test questions with what several arms
+answered. Runs that are not finished are missing, never zero. Files that hold runs which would be lost are set
+aside.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,11 +19,14 @@ from lada.layers import read_run
 from lada.matrix.cases import find_cases, write_cases
 from lada.matrix.definition import Matrix
 from lada.matrix.local import Run, find_runs, last_predictions
-from lada.matrix.origins import provenance_rows, write_provenance
+from lada.matrix.origins import provenance_rows, write_configs, write_provenance
 from lada.matrix.rows import Row, write_rows
 from lada.results import read_metrics
-from lada.rundir import RunDir
+from lada.rundir import RunDir, sha256
+from lada.tabular import read_csv
 
+REPLACED = "replaced"
+"""Folder beside the collected files for those that others took the place of."""
 OF_A_GRID = (
     "accuracy",
     "accuracy_se",
@@ -57,11 +62,36 @@ def collect_into(
     if len(codes := sorted({row["code"] for row in made})) > 1:
         remark(f"{name}: its runs were made with {len(codes)} versions of the code: {', '.join(codes)}")
     rows = collect(matrix, finished)
+    if aside := _set_aside(out, name, {run.folder.name for run in finished}):
+        remark(f"{name}: what was collected before holds runs that are not here: it is in {aside} now")
     write_rows(rows, out / f"{name}.csv")
     write_provenance(made, out / f"{name}-runs.csv")
+    write_configs(finished, out / f"{name}-configs.json")
     cases = find_cases(matrix, finished)
     write_cases(cases, out / f"{name}-cases.jsonl")
     return f"{out / name}.csv: {len(rows)} rows of {len(finished)} of {len(runs)} runs"
+
+
+def _set_aside(out: Path, name: str, runs: Collection[str]) -> Path | None:
+    """Move files away that hold other runs than these, e.g. of another size or from another folder of runs.
+
+    Returns:
+        Where they are; None: nothing would have been lost.
+    """
+    recorded = out / f"{name}-runs.csv"
+    if not recorded.is_file():
+        return None
+    with contextlib.suppress(DataError):
+        columns, rows = read_csv(recorded)
+        if "run_id" in columns and {row[columns.index("run_id")] for row in rows} <= set(runs):
+            return None
+    aside = out / REPLACED / f"{name}-{sha256(recorded.read_bytes())[:8]}"
+    aside.mkdir(parents=True, exist_ok=True)
+    # Last the file that says which runs there were: a kill on the way leaves it for the next attempt.
+    for ending in (".csv", "-configs.json", "-cases.jsonl", "-runs.csv"):
+        with contextlib.suppress(FileNotFoundError):
+            (out / f"{name}{ending}").replace(aside / f"{name}{ending}")
+    return aside
 
 
 def collect(matrix: Matrix, runs: Sequence[Run]) -> list[Row]:
