@@ -118,8 +118,10 @@ doctor: $(HOST_VENV) ## whether runs can work on this cluster, and what to mend 
 
 stage: export HF_HUB_OFFLINE := 0
 stage: export HF_HUB_DISABLE_TELEMETRY := 1
-stage: $(HOST_VENV) ## fetch models and data, where there is a network (DATASET=mathinstruct CLUSTER=; MODELS=<folder>: use those)
-	$(JOBS) stage --scenario $(SCENARIO) --dataset $(DATASET) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(MODEL),--model $(MODEL)) $(if $(MODELS),--models $(MODELS)) $(if $(FULL),--full) $(if $(DRY),--dry)
+# The lab's data are made, not fetched: what is staged is the paper tier's unless DATASET= says otherwise.
+stage: STAGED = $(if $(filter file,$(origin DATASET)),mathinstruct,$(DATASET))
+stage: $(HOST_VENV) ## fetch models and data, where there is a network (DATASET=, default mathinstruct; CLUSTER=; MODELS=<folder>: use those)
+	$(JOBS) stage --scenario $(SCENARIO) --dataset $(STAGED) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(MODEL),--model $(MODEL)) $(if $(MODELS),--models $(MODELS)) $(if $(FULL),--full) $(if $(DRY),--dry)
 
 rehearsal-models: $(if $(CLUSTER),$(HOST_VENV),$(VENV)/.ready) ## random stand-ins of a scenario's models, for TIER=rehearsal (MODELS=<folder>, CLUSTER=)
 ifeq ($(CLUSTER),)

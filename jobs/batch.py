@@ -45,7 +45,8 @@ def job_parameters(
         "signal_delay_s": cluster.patience.warning_seconds,
         # What this host side needs is the checkout; the container gets its own environment.
         "setup": [f"cd {shlex.quote(str(ROOT))}", *cluster.setup],
-        "srun_args": ["--kill-on-bad-exit=1"],
+        # Since Slurm 22.05 srun does not take it from sbatch: a task could be bound to one CPU.
+        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={asked.cpus}"],
         "stderr_to_stdout": True,
         "additional_parameters": {"requeue": True, **cluster.sbatch},
         **gpu_parameters(asked, cluster),

@@ -1,12 +1,11 @@
 """Checks that need a compute node: one small job writes down what it sees there.
 
-The shared folder, the clock, the host side's Python, sbatch from inside a job, the container, the GPUs. A
+The shared folder, the clock, the host side's Python, sbatch from inside a job, the container, a GPU in it. A
 queue that is busy is waited for, but not for ever.
 """
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import sys
@@ -16,15 +15,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from jobs import slurm
-from jobs.batch import gpu_parameters
+from jobs.check_gpus import SECONDS, gpu_lines, inside, judge_gpus, line_with_gpus, one_gpu
 from jobs.cluster import ROOT, Cluster
-from jobs.container import container_argv, container_environment, host_binds
 from jobs.finding import Finding, fail, ok, warn
 from jobs.slurm import SlurmError
 from jobs.words import reason_words
 from lada.errors import ConfigError
 
-MINUTES = 5
+MINUTES = 10
 MEMORY_MB = 1024
 VISIBLE_SECONDS = 60.0
 """How late a file may show up on another host: what NFS keeps of a folder that it once saw."""
@@ -37,7 +35,8 @@ def check_node(cluster: Cluster, runs: Path, *, wait: float) -> Iterator[Finding
 
     Args:
         runs: folder of all runs; the job works in a folder of its own there.
-        wait: seconds that the job may stand in the queue and run.
+        wait: seconds that the job may stand in the queue and run; with a GPU to try, `SECONDS` more once it
+            runs.
     """
     try:
         folder = Path(tempfile.mkdtemp(prefix=".doctor-", dir=runs)).resolve()
@@ -47,7 +46,8 @@ def check_node(cluster: Cluster, runs: Path, *, wait: float) -> Iterator[Finding
         (folder / "job.sh").write_text(job_script(cluster, runs, folder), encoding="utf-8")
         begun = time.time()
         job = slurm.submit([*_options(cluster, folder), str(folder / "job.sh")])
-        text = _wait(job, folder / "seen", wait)
+        more = 0.0 if line_with_gpus(cluster) is None else SECONDS
+        text = _wait(job, folder / "seen", wait, more=more)
         if text is None:
             yield _not_seen(job, folder, wait)
             slurm.cancel([job])
@@ -65,13 +65,6 @@ def job_script(cluster: Cluster, runs: Path, folder: Path) -> str:
     Raises:
         ConfigError: something that the container has to see is not there.
     """
-    container = shlex.join(
-        container_argv(
-            cluster, host_binds(cluster, runs.resolve()), ["python", "-c", "print('inside')"], pwd=ROOT
-        )
-    )
-    environment = container_environment(cluster, threads=1, job=os.environ)
-    inside = [f"{key}={value}" for key, value in environment.items() if key.startswith("APPTAINERENV_")]
     out = shlex.quote(str(folder / ".seen"))
     return "\n".join(
         [
@@ -83,11 +76,11 @@ def job_script(cluster: Cluster, runs: Path, folder: Path) -> str:
             f" && echo python=yes >> {out}",
             f"sbatch --test-only --time=1 --mem=1M --wrap=true >/dev/null 2>&1 && echo sbatch=yes >> {out}",
             "said=$( (",
-            *cluster.setup,
-            f"env {shlex.join(inside)} {container}",
+            *inside(cluster, runs, ["python", "-c", "print('inside')"]),
             ") 2>&1 | tail -n 1)",
             f'echo "container=$said" >> {out}',
             f"echo gpus=$(nvidia-smi -L 2>/dev/null | wc -l) >> {out}",
+            *gpu_lines(cluster, runs, folder, out),
             f"mv {out} {shlex.quote(str(folder / 'seen'))}",
             "",
         ]
@@ -128,8 +121,7 @@ def judge(seen: Mapping[str, str], cluster: Cluster, *, begun: float, seen_at: f
     else:
         mend = "setup: in the cluster file loads what is missing there; else ask for user namespaces"
         yield fail("container there", seen.get("container") or "no answer", mend)
-    if cluster.nvidia:
-        yield _gpus(int(seen.get("gpus") or 0), cluster)
+    yield from judge_gpus(seen, cluster)
 
 
 def _clock(there: float, node: str, *, begun: float, seen_at: float) -> Finding:
@@ -144,14 +136,6 @@ def _clock(there: float, node: str, *, begun: float, seen_at: float) -> Finding:
     )
 
 
-def _gpus(count: int, cluster: Cluster) -> Finding:
-    wanted = bool(gpu_parameters(cluster.resources[0], cluster))
-    if count or not wanted:
-        return ok("GPUs there", f"{count} given to the job")
-    mend = "gpu_option, gpu_type, partition in the cluster file; `nvidia: false` where there are none"
-    return fail("GPUs there", "the job asked for one and saw none", mend)
-
-
 def _options(cluster: Cluster, folder: Path) -> list[str]:
     asked = {
         "job-name": "lada.doctor",
@@ -163,25 +147,27 @@ def _options(cluster: Cluster, folder: Path) -> list[str]:
         "qos": cluster.qos,
         "constraint": cluster.constraint,
         "output": folder / "job.log",
-        **(_one_gpu(cluster) if cluster.nvidia else {}),
+        **one_gpu(cluster),
     }
     return [f"--{name}={value}" for name, value in asked.items() if value is not None]
 
 
-def _one_gpu(cluster: Cluster) -> dict[str, str]:
-    line = cluster.resources[0].model_copy(update={"gpus": 1})
-    found = gpu_parameters(line, cluster) if cluster.resources[0].gpus else {}
-    return {name.replace("_", "-"): str(value) for name, value in found.items()}
+def _wait(job: str, path: Path, wait: float, *, more: float) -> str | None:
+    """What the job wrote; None where it is over without that, or has not come to it in time.
 
-
-def _wait(job: str, path: Path, wait: float) -> str | None:
+    Args:
+        more: seconds beyond ``wait`` that a job may have which runs by then.
+    """
     deadline = time.monotonic() + wait
     over_since: float | None = None
-    while time.monotonic() < deadline:
+    runs = False
+    while time.monotonic() < deadline + (more if runs else 0.0):
         # Listing the folder makes a network file system look again.
         if path in path.parent.iterdir():
             return path.read_text(encoding="utf-8", errors="replace")
-        if slurm.probe([job])[job].known in ("over", "gone"):
+        verdict = slurm.probe([job])[job]
+        runs = verdict.state == "RUNNING"
+        if verdict.known in ("over", "gone"):
             over_since = over_since or time.monotonic()
             if time.monotonic() - over_since > min(wait, VISIBLE_SECONDS):
                 return None

@@ -199,7 +199,12 @@ def container_argv(
 
 
 def container_environment(
-    cluster: Cluster, *, threads: int | None, job: Mapping[str, str], checkpointing: bool = False
+    cluster: Cluster,
+    *,
+    threads: int | None,
+    job: Mapping[str, str],
+    checkpointing: bool = False,
+    gpus: int = 0,
 ) -> dict[str, str]:
     """The whole environment of the Apptainer process; what goes inside has its prefix.
 
@@ -207,6 +212,7 @@ def container_environment(
         threads: OMP_NUM_THREADS, normally ``numerics.threads`` of run.yaml, which decides; None: not set.
         job: the job's environment, of which `JOB_NAMES` go inside.
         checkpointing: see `Resources`.
+        gpus: that were asked for on this node: with fewer inside, a stage refuses to begin.
     """
     inside = dict(SETTINGS)
     inside |= {name: job[name] for name in (*JOB_NAMES, *KERNEL_NAMES) if name in job}
@@ -217,6 +223,8 @@ def container_environment(
         inside["LADA_MODELS"] = str(models)
     if checkpointing:
         inside["LADA_CHECKPOINTING"] = "1"
+    if gpus and cluster.nvidia:
+        inside["LADA_GPUS"] = str(gpus)
     if threads is not None:
         inside["OMP_NUM_THREADS"] = str(threads)
     inside |= cluster.environment

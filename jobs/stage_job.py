@@ -156,6 +156,7 @@ def _container(
         threads=config.numerics.threads,
         job=os.environ,
         checkpointing=resources.checkpointing,
+        gpus=resources.gpus,
     )
     return argv, environment
 

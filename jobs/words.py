@@ -152,6 +152,7 @@ CAUSES: dict[str, str] = {
     "out_of_memory": "ran out of memory",
     "device_memory": "ran out of GPU memory",
     "node_lost": "its node was lost",
+    "no_gpu": "saw no GPU, or fewer than it asked for",
     "no_space": "no space left on the disk",
     "corrupt": "what was read or written is not what it should be",
     "user_error": "configuration, data or model cannot be used as they are",

@@ -140,6 +140,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _step(options: argparse.Namespace) -> int:
     with _heeding_warnings() as warned:
+        from lada.gpus import check_gpus
         from lada.plan import read_plan
         from lada.progress import StageReporter, stream_log
         from lada.provenance import check_stage
@@ -150,6 +151,7 @@ def _step(options: argparse.Namespace) -> int:
         run = RunDir(Path(options.run))
         stage = read_plan(run).find(options.party, options.stage)
         check_stage(run)
+        check_gpus(stage.party)
         with joined(options.zero) as ranks:
             if not ranks.leads:
                 follow_stage(run, stage, ranks)

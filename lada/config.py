@@ -187,6 +187,7 @@ class Numerics(Options):
 
     threads: Positive = 1
     matmul_precision: Literal["highest", "high", "medium"] = "medium"
+    """Of float32 products: the fastest kernel up to this that stays float32; on a GPU always ``highest``."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     head_chunk: Positive = 256
     """Rows of logits that exist at a time."""

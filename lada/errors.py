@@ -10,6 +10,7 @@
     ├── ChangedError     code or configuration is not what the run began with
     ├── BusyError        another driver has the run
     ├── RanksError       another process of the same stage ended or does not answer
+    ├── DeviceError      the GPUs that a stage's job asked for are not to be seen
     ├── ResourceError    something ran out; the next attempt may have it
     │   ├── DeviceMemoryError   the GPU's memory
     │   ├── HostMemoryError     the host's memory
@@ -101,6 +102,12 @@ class RanksError(LadaError):
     """Another process of the same stage ended or does not answer; what it said itself counts for more."""
 
     exit_code = 16
+
+
+class DeviceError(LadaError):
+    """The GPUs that a stage's job asked for are not to be seen; it must not go on without them."""
+
+    exit_code = 17
 
 
 class ResourceError(LadaError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,8 +71,3 @@ def load_model(
 def open_on_rank(ranks: Ranks, folder: Path, options: Mapping[str, Any]) -> LanguageModel:
     """`load_model` on one of several ranks."""
     return load_model(folder, ranks=ranks, device=ranks.device, **options)
-
-
-def default_device() -> str:
-    """The GPU of this process, where there is one; torchrun counts a node's processes in LOCAL_RANK."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"

@@ -19,9 +19,10 @@ from torch import Tensor
 from lada.config import SERVER, Options, PartyOptions, RunConfig, TrainOptions, derive_seed
 from lada.errors import ConfigError, ExchangeError, ModelError
 from lada.exchange import committed_stages
+from lada.gpus import stage_device
 from lada.inbox import Inbox, partners
 from lada.language_model import LanguageModel, State, state_hash
-from lada.loading import CHECKPOINTING, default_device, load_model, open_on_rank
+from lada.loading import CHECKPOINTING, load_model, open_on_rank
 from lada.manifest import Kind, Payload, read_manifest
 from lada.plan import Plan
 from lada.prompts import prompt
@@ -64,7 +65,7 @@ class ModelCache:
         if self.ranks.size > 1:
             return self.ranks.open(open_on_rank, folder, options)
         if config.tier != "lab":
-            return load_model(folder, device=default_device(), **options)
+            return load_model(folder, device=stage_device(config.tier, self.ranks), **options)
         key = (folder, dtype, config.lora, seed)
         if key not in self.models:
             self.models[key] = load_model(folder, dtype=dtype, lora=config.lora, seed=seed)

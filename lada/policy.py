@@ -9,6 +9,7 @@ timeout         the time limit came, no resume point         half as much time a
 out_of_memory   the host's memory                            half as much memory again
 device_memory   the GPU's memory                             half the micro-batch, same effective batch
 node_lost       the node died                                runs it on another node
+no_gpu          exit code 17: torch sees none, or too few    runs it on another node, once
 hung            no sign of progress for too long             ends it, runs it on another node
 no_space        the disk is full                             pauses until there is space
 corrupt         a commit or message was refused              quarantines it, runs it again
@@ -49,6 +50,7 @@ class Cause(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     DEVICE_MEMORY = "device_memory"
     NODE_LOST = "node_lost"
+    NO_GPU = "no_gpu"
     HUNG = "hung"
     NO_SPACE = "no_space"
     CORRUPT = "corrupt"
@@ -65,6 +67,7 @@ LIMITS = {
     Cause.OUT_OF_MEMORY: 4,
     Cause.DEVICE_MEMORY: 4,
     Cause.NODE_LOST: 6,
+    Cause.NO_GPU: 2,
     Cause.NO_SPACE: 10,
     Cause.USER_ERROR: 1,
 }
@@ -75,6 +78,7 @@ EXIT_CAUSES = {
     10: Cause.DEVICE_MEMORY,
     11: Cause.OUT_OF_MEMORY,
     12: Cause.NO_SPACE,
+    17: Cause.NO_GPU,
     85: Cause.WARNED,
     **dict.fromkeys(NOT_RETRIED, Cause.USER_ERROR),
 }
@@ -85,6 +89,7 @@ ADVICE = {
     Cause.OUT_OF_MEMORY: "give the stage more memory_gb in the cluster file",
     Cause.DEVICE_MEMORY: "give the stage more gpus, or lower training.*.micro_tokens",
     Cause.NODE_LOST: "ask the site what is wrong with its nodes",
+    Cause.NO_GPU: "make doctor looks for GPUs inside the image, on a node",
     Cause.HUNG: "see the stage's log; patience.hang_minutes may be too short",
     Cause.NO_SPACE: "free disk space",
 }
@@ -156,7 +161,7 @@ def change_after(failures: Sequence[Failure]) -> Change:
     bad_nodes = [
         failure.node
         for failure in failures
-        if failure.cause in (Cause.NODE_LOST, Cause.HUNG) and failure.node is not None
+        if failure.cause in (Cause.NODE_LOST, Cause.NO_GPU, Cause.HUNG) and failure.node is not None
     ]
     return Change(
         memory=GROWTH ** counts[Cause.OUT_OF_MEMORY],

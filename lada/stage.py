@@ -14,6 +14,7 @@ from lada.config import RunConfig
 from lada.driver import Ended
 from lada.errors import DeviceMemoryError, HostMemoryError, LadaError, NoSpaceError
 from lada.exchange import commit, publish
+from lada.gpus import stage_device
 from lada.layers import read_run
 from lada.manifest import Outbox
 from lada.method import load_method
@@ -64,7 +65,7 @@ def run_stage(
         log(f"{stage} attempt {attempt} begins{smaller}{several}")
         config, plan = read_run(run.root), read_plan(run)
         method = load_method(config.method)
-        set_numerics(config)
+        set_numerics(config, ranks)
         earlier = plan.before(stage)
         party = Party(
             run,
@@ -94,14 +95,14 @@ def follow_stage(run: RunDir, stage: Stage, ranks: Ranks) -> None:
         RanksError: when the leading rank is gone.
     """
     with resource_errors(f"{stage}, rank {ranks.index} of {ranks.size}"):
-        set_numerics(read_run(run.root))
+        set_numerics(read_run(run.root), ranks)
         ranks.follow()
 
 
-def set_numerics(config: RunConfig) -> None:
+def set_numerics(config: RunConfig, ranks: Ranks) -> None:
     """What run.yaml says about threads and products, for this process."""
     torch.set_num_threads(config.numerics.threads)
-    set_matmul_precision(config.numerics.matmul_precision)
+    set_matmul_precision(config.numerics.matmul_precision, stage_device(config.tier, ranks).type)
 
 
 def _commit(

@@ -190,10 +190,20 @@ def whole(parameter: Tensor, *, write: bool = False) -> Iterator[None]:
         yield
 
 
-def _deepspeed() -> Any:
+def deepspeed_version() -> str:
+    """Imports DeepSpeed, which looks for the accelerator, and returns its version."""
+    return str(_imported().__version__)
+
+
+def _imported() -> Any:
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     import deepspeed
 
+    return deepspeed
+
+
+def _deepspeed() -> Any:
+    deepspeed = _imported()
     deepspeed.utils.logger.setLevel("ERROR")
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     # It would be compiled here and now, where there may be no compiler; gloo serves CPUs.

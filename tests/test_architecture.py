@@ -22,7 +22,7 @@ MEMBERS = {
     2: "asking sentencepiece weights master_weights ranks zero models language_model loading numerics "
     "optimiser resume generation decoding row_cache evaluation losses forward training training_state "
     "token_alignment vocabulary voting soft_targets knowledge labels selection socratic embedding writing "
-    "lab tree_search tree_texts tree_actions consistency rehearsal",
+    "lab tree_search tree_texts tree_actions consistency rehearsal gpus",
     3: "party method methods local prepared pairs distillation answering imitation shared_texts boosting "
     "runs plugin plugin_options allocations",
     4: "stage torchrun progress matrix report convergence toy_pool __main__",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs.batch import job_parameters, sbatch_text
-from jobs.cluster import Cluster, Resources, load_cluster
+from jobs.cluster import ROOT, Cluster, Resources, load_cluster
 from jobs.slurm import job_name, run_mark
 from lada.errors import ConfigError
 from lada.layers import read_run
@@ -67,6 +67,19 @@ def test_the_script_says_who_the_job_is_and_what_it_needs(run: RunDir) -> None:
         assert wanted in found
     assert not any("array" in line or "--export" in line for line in found)
     assert sum(line.startswith("srun ") and "submitit.core._submit" in line for line in found) == 1
+
+
+@pytest.mark.usefixtures("_srun")
+@pytest.mark.parametrize("name", ["a800", "devcluster", "devcluster-ranks"])
+def test_srun_is_told_the_cpus_that_sbatch_was(name: str, run: RunDir) -> None:
+    """Slurm 22.05 and newer do not hand them on: a stage's threads and ranks would share one core."""
+    cluster = load_cluster(name)
+    cpus = cluster.resources_for(read_run(run.root).party(STAGE.party).model).cpus
+    found = lines(run, cluster)
+    (started,) = [line for line in found if line.startswith("srun ")]
+    assert f"#SBATCH --cpus-per-task={cpus}" in found
+    assert f" --cpus-per-task={cpus} " in started.partition(" -m submitit")[0], "an option of srun's own"
+    assert not any(path.read_text().count("srun") for path in (ROOT / "slurm").glob("*.sbatch"))
 
 
 @pytest.mark.usefixtures("_srun")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import check_folder, check_slurm
+from jobs import check_folder, check_node, check_slurm
 from jobs.__main__ import main
 from jobs.check_folder import check_runs_folder, check_space
 from jobs.check_image import (
@@ -30,10 +30,22 @@ from jobs.check_slurm import request
 from jobs.cluster import Cluster, Resources, load_cluster
 from jobs.doctor import line
 from jobs.finding import Finding
+from jobs.slurm import Verdict
 from lada.errors import ModelError
 from lada.lab.selfcheck import no_network, report
 
 SEEN = "checkout=yes\ntime=100.5\nnode=n3\npython=yes\nsbatch=yes\ncontainer=inside\ngpus=2\n"
+GPU = {
+    "torch": "2.13.0",
+    "cuda": "13.0",
+    "driver": "580.65.06",
+    "oldest_driver": 580,
+    "gpus": 1,
+    "name": "NVIDIA A800-SXM4-80GB",
+    "error": 0.0017,
+    "deepspeed": "0.19",
+}
+SEEN += f"device={json.dumps(GPU)}\ndevice_said=\n"
 
 
 def levels(found: Iterable[Finding]) -> dict[str, str]:
@@ -325,7 +337,10 @@ def test_who_asks_for_a_network_is_found_out() -> None:
 
 def test_what_a_node_saw() -> None:
     found = list(judge(parse(SEEN), site(), begun=100.0, seen_at=103.0))
-    assert {one.level for one in found} == {"ok"} and len(found) == 6
+    assert {one.level for one in found} == {"ok"} and len(found) == 8
+    (cuda,) = [one for one in found if one.subject == "CUDA inside"]
+    for part in ("A800", "CUDA 13.0", "driver 580.65.06"):
+        assert part in cuda.text
 
 
 @pytest.mark.parametrize(
@@ -345,6 +360,77 @@ def test_what_a_node_did_not_see(gone: str, subject: str, level: str, mend: str)
     assert found[subject].level == level and mend in found[subject].mend
 
 
+@pytest.mark.parametrize(
+    ("known", "said", "subject", "mend"),
+    [
+        ({"driver": "535.129.03"}, "too old", "CUDA inside", "a driver of 580 or newer"),
+        ({"driver": None}, "no NVIDIA driver", "CUDA inside", "--nv"),
+        ({"driver": "580.65.06"}, "no CUDA-capable device", "CUDA inside", "gpu_option"),
+        ({"cuda": None}, "a CPU build", "CUDA inside", "lada.def"),
+        ({"name": "A800", "gpus": 1}, "no kernel image", "CUDA inside", "another node"),
+        ({"name": "A800", "gpus": 1, "error": 0.5}, "", "CUDA inside", "admins"),
+        ({"name": "A800", "gpus": 1, "error": float("nan")}, "", "CUDA inside", "admins"),
+        ({"name": "A800", "gpus": 1, "error": 0.001}, "no nvcc", "DeepSpeed there", "nvcc"),
+    ],
+)
+def test_a_gpu_that_the_image_cannot_use(
+    known: dict[str, object], said: str, subject: str, mend: str
+) -> None:
+    """What `lada.gpus` said before it broke, and how it broke."""
+    first = {key: GPU[key] for key in ("torch", "cuda", "driver", "oldest_driver")}
+    seen = {**parse(SEEN), "device": json.dumps({**first, **known}), "device_said": said}
+    found = {one.subject: one for one in judge(seen, site(), begun=100.0, seen_at=103.0)}
+    assert found[subject].level == "fail" and mend in found[subject].mend
+    assert said in found[subject].text
+    assert found["GPUs there"].level == "ok", "the host's nvidia-smi is no witness"
+
+
+def test_an_image_that_did_not_even_answer_about_gpus() -> None:
+    seen = {**parse(SEEN), "device": "", "device_said": "FATAL: no such file"}
+    found = {one.subject: one for one in judge(seen, site(), begun=100.0, seen_at=103.0)}
+    assert found["CUDA inside"].level == "fail" and "FATAL" in found["CUDA inside"].text
+    assert "DeepSpeed there" not in found
+
+
+def test_deepspeed_is_needed_where_there_are_ranks() -> None:
+    broken = {key: value for key, value in GPU.items() if key != "deepspeed"}
+    seen = {**parse(SEEN), "device": json.dumps(broken), "device_said": "no nvcc"}
+    alone = site(resources=(Resources(up_to=80, gpus=1),))
+    assert levels(judge(seen, alone, begun=100.0, seen_at=103.0))["DeepSpeed there"] == "warn"
+
+
+@pytest.mark.parametrize("changes", [{"nvidia": False}, {"resources": (Resources(up_to=80),)}])
+def test_no_gpu_is_tried_where_no_stage_gets_one(changes: dict[str, object], tmp_path: Path) -> None:
+    cluster = site(models=None, **changes)
+    assert "lada.gpus" not in job_script(cluster, tmp_path, tmp_path)
+    assert not any("--g" in option for option in check_node._options(cluster, tmp_path))
+    seen = parse("".join(line for line in SEEN.splitlines(True) if not line.startswith("device")))
+    assert "CUDA inside" not in levels(judge(seen, cluster, begun=100.0, seen_at=103.0))
+
+
+def test_the_job_asks_for_a_gpu_where_only_larger_models_get_one(tmp_path: Path) -> None:
+    cluster = site(resources=(Resources(up_to=9), Resources(up_to=80, gpus=4, ranks=4)), gpu_type="a800")
+    found = check_node._options(cluster, tmp_path)
+    assert "--gpus-per-node=a800:1" in found and "--mem=8192M" in found
+
+
+def test_a_job_that_tries_a_gpu_gets_the_time_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+
+    def probe(ids: list[str]) -> dict[str, Verdict]:
+        looks.append(ids[0])
+        if len(looks) == 3:
+            (tmp_path / "seen").write_text("checkout=yes")
+        return {ids[0]: Verdict("live", "RUNNING")}
+
+    monkeypatch.setattr(check_node.slurm, "probe", probe)
+    monkeypatch.setattr(check_node, "LOOK_SECONDS", 0.02)
+    assert check_node._wait("7", tmp_path / "seen", 0.01, more=0.0) is None
+    assert check_node._wait("7", tmp_path / "seen", 0.01, more=9.0) == "checkout=yes"
+
+
 def test_a_site_where_jobs_may_not_submit_jobs() -> None:
     seen = parse(SEEN.replace("sbatch=yes\n", ""))
     assert levels(judge(seen, site(stages="inside"), begun=100.0, seen_at=103.0))["sbatch there"] == "ok"
@@ -361,7 +447,12 @@ def test_a_node_s_clock(there: str, said: str) -> None:
 def _programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     program(tmp_path / "bin" / "sbatch", "exit 0")
     program(tmp_path / "bin" / "nvidia-smi", "echo GPU 0; echo GPU 1")
-    program(tmp_path / "bin" / "apptainer", 'test "$APPTAINERENV_HF_HUB_OFFLINE" = 1 && echo inside')
+    inside = f"""test "$APPTAINERENV_HF_HUB_OFFLINE" = 1 || exit 1
+case "$*" in
+*lada.gpus) test "$APPTAINERENV_LADA_GPUS" = 1 && echo '{json.dumps(GPU)}' && echo "a warning" >&2 ;;
+*) test -z "$APPTAINERENV_LADA_GPUS" && echo inside ;;
+esac"""
+    program(tmp_path / "bin" / "apptainer", inside)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     yield
 
@@ -378,7 +469,7 @@ def test_the_job_s_script_writes_what_is_judged(tmp_path: Path) -> None:
     seen = parse((folder / "seen").read_text())
     found = list(judge(seen, cluster, begun=begun, seen_at=time.time()))
     assert {one.level for one in found} == {"ok"}, found
-    assert seen["gpus"] == "2"
+    assert seen["gpus"] == "2" and json.loads(seen["device"]) == GPU and seen["device_said"] == "a warning"
 
 
 # -- the command

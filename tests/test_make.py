@@ -60,6 +60,24 @@ def test_setup_is_a_no_op_where_it_is_done(clone: Path) -> None:
     assert done.returncode == 0 and "make-venv" not in done.stdout
 
 
+def test_stage_means_the_paper_tier_s_data_unless_told_otherwise(clone: Path) -> None:
+    def named(more: str) -> str:
+        return (
+            make(clone, f"-n stage CLUSTER=a800 {more}")
+            .stdout.partition("--dataset")[2]
+            .partition("--")[0]
+            .strip()
+        )
+
+    assert named("") == "mathinstruct" == named("SCENARIO=1")
+    assert named("DATASET=cot-collection") == "cot-collection"
+    assert named("DATASET='mathinstruct cot-collection'") == "mathinstruct cot-collection"
+    assert named("DATASET=") == "", "models alone"
+    assert "--dataset lab-math" in make(clone, "-n submit CLUSTER=a800").stdout, (
+        "a run's default is the lab's"
+    )
+
+
 @pytest.mark.slow
 def test_run_prints_its_command_resumes_and_shows(clone: Path) -> None:
     first = make(clone, f"run {TINY}")

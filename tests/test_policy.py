@@ -14,6 +14,7 @@ ONCE = {
     Cause.OUT_OF_MEMORY: Change(memory=1.5),
     Cause.DEVICE_MEMORY: Change(micro_batch_divisor=2),
     Cause.NODE_LOST: Change(exclude=("n1",)),
+    Cause.NO_GPU: Change(exclude=("n1",)),
     Cause.HUNG: Change(exclude=("n1",)),
     Cause.NO_SPACE: Change(),
     Cause.CORRUPT: Change(),
@@ -60,11 +61,12 @@ def test_time_stops_growing_for_a_stage_that_is_warned_again_and_again() -> None
 
 def test_exit_codes_state_causes() -> None:
     assert {cause_of_exit(code) for code in NOT_RETRIED} == {Cause.USER_ERROR}
-    assert [cause_of_exit(code) for code in (5, 10, 11, 12, 85)] == [
+    assert [cause_of_exit(code) for code in (5, 10, 11, 12, 17, 85)] == [
         Cause.CORRUPT,
         Cause.DEVICE_MEMORY,
         Cause.OUT_OF_MEMORY,
         Cause.NO_SPACE,
+        Cause.NO_GPU,
         Cause.WARNED,
     ]
     assert {cause_of_exit(code) for code in (1, 7, 137, -9, 0)} == {Cause.CRASHED}
