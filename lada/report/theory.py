@@ -22,7 +22,7 @@ LINES = (
 def rate(points: Sequence[convergence.Point], name: str) -> Drawing:
     """The theorem's rate and both negative controls, with the slopes that `convergence.write` writes."""
     with styled():
-        figure, ((axes,),) = panels(1, 1, height=2.6, width=4.6)
+        figure, ((axes,),) = panels(1, 1, height=2.9, width=4.6)
         for control, label, style in LINES:
             mine = pd.DataFrame([vars(one) for one in points if one.control == control])
             if len(mine):
@@ -37,7 +37,7 @@ def rate(points: Sequence[convergence.Point], name: str) -> Drawing:
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("Horizon T (steps)")
         axes.set_ylabel("Mean squared gradient norm G(T)")
-        figure.legend(loc="outside upper center", ncols=2)
+        figure.legend(loc="outside upper center", ncols=1)
         caption = (
             "The bilevel toy of Section V (10 dimensions, 3 lower problems): means over seeds, bands from "
             "the smallest to the largest. Slopes are fitted to the larger half of the horizons, from the T "
