@@ -401,7 +401,7 @@ def test_the_toy_has_a_line_per_control_and_its_slope(drawn: list[Figure]) -> No
     figure = drawn[0]
     figure.draw_without_rendering()
     legend = figure.legends[0].get_window_extent()
-    assert 0 <= legend.x0 and legend.x1 <= figure.bbox.width, "the whole legend is on the page"
+    assert legend.x0 >= 0 and legend.x1 <= figure.bbox.width, "the whole legend is on the page"
 
 
 def test_what_the_papers_text_states_stands_beside_what_was_measured(tmp_path: Path) -> None:
