@@ -33,7 +33,8 @@ SIZE, CLIENTS, NOISE = 10, 3, 1.0
 HORIZONS = (256, 512, 1024, 2048, 4096)
 SEEDS = (0, 1, 2)
 COLUMNS = ("control", "horizon", "seed", "mean_square_gradient")
-SLOPE_COLUMNS = ("control", "slope", "slope_upper_half", "last_doubling")
+SLOPE_COLUMNS = ("control", "slope", "from_horizon", "slope_of_all", "last_doubling")
+"""``slope`` is fitted from ``from_horizon`` on, see `upper_half`; it is the one that the figure shows."""
 
 
 @dataclass(frozen=True)
@@ -171,8 +172,9 @@ def write(points: Sequence[Point], path: Path) -> Path:
     rows = []
     for control in dict.fromkeys(point.control for point in points):
         curve = means(points, control)
-        fitted = (slope(curve), slope(upper_half(curve)), last_doubling(curve))
-        rows.append((control, *(f"{one:.4f}" for one in fitted)))
+        upper = upper_half(curve)
+        fitted = (f"{slope(upper):.4f}", min(upper), f"{slope(curve):.4f}", f"{last_doubling(curve):.4f}")
+        rows.append((control, *fitted))
     write_csv(slopes, SLOPE_COLUMNS, rows)
     return slopes
 

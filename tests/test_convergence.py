@@ -75,8 +75,14 @@ def test_points_are_written_and_read_back(tmp_path: Path, points: list[Point]) -
     ]
     assert [one.value for one in again] == pytest.approx([one.value for one in points], rel=1e-8)
     lines = slopes.read_text().splitlines()
-    assert lines[0] == "control,slope,slope_upper_half,last_doubling"
+    assert lines[0] == "control,slope,from_horizon,slope_of_all,last_doubling"
     assert [line.split(",")[0] for line in lines[1:]] == ["unbiased", "biased", "constant-step"]
+    _, fitted, start, of_all, last = lines[3].split(",")
+    curve = means(points, "constant-step")
+    assert int(start) == HORIZONS[len(HORIZONS) // 2]
+    assert float(fitted) == pytest.approx(slope(upper_half(curve)), abs=1e-4), "what the figure shows"
+    assert float(of_all) == pytest.approx(slope(curve), abs=1e-4)
+    assert float(last) == pytest.approx(last_doubling(curve), abs=1e-4)
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match=r"columns \['a', 'b'\]"):
         read(tmp_path / "other.csv")

@@ -97,19 +97,23 @@ def read_cases(path: Path) -> list[Case]:
     return found
 
 
-def to_markdown(cases: Sequence[Case], labels: Mapping[str, str]) -> str:
+def to_markdown(cases: Sequence[Case], labels: Mapping[str, str], missing: Sequence[str] = ()) -> str:
     """A section per case: question, options, then both texts as they were written.
 
     Args:
         labels: arm -> what it is called; an arm without one is called by its name.
+        missing: where there is no case, and why.
     """
     lines = [
         "# Case study",
         "",
-        "Per place and party the first test question that one arm answered rightly and the other wrongly,",
-        "both ways round. Generated; texts are shown as the models wrote them.",
+        "Of each place and party whose runs kept the texts of their answers the first test question that one",
+        "arm answered rightly and the other wrongly, both ways round. Generated; texts are shown as the",
+        "models wrote them.",
         "",
     ]
+    if missing:
+        lines += ["Missing:", "", *(f"- {_inline(one)}" for one in missing), ""]
     for case in cases:
         lines += [f"## {case.place}: {case.id}", "", *_fenced(case.question), ""]
         for letter, option in case.options.items():

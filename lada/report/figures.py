@@ -10,6 +10,7 @@ from lada import convergence
 from lada.layers import CONFIGS
 from lada.matrix.definition import read_matrix
 from lada.report import bars, curves, filters, gap, pareto, theory
+from lada.report.case_figure import case_study, missing_cases
 from lada.report.cases import read_cases, to_markdown
 from lada.report.results import ROOT, Results, load
 from lada.report.style import Drawing
@@ -59,7 +60,8 @@ PLANS = (
 )
 """Those of the paper first; ``<kind>-<matrix>`` draws another matrix in the same way."""
 CONVERGENCE = "convergence"
-CASES = {"fig6": "table2", "cases-table3": "table3", "cases-table4": "table4", "cases-table5": "table5"}
+CASE_STUDY = "fig6"
+CASES = {CASE_STUDY: "table2", "cases-table3": "table3", "cases-table4": "table4", "cases-table5": "table5"}
 """Case studies: name -> matrix."""
 INDEX = "README.md"
 
@@ -93,14 +95,25 @@ def draw(tier: str, results: Path = ROOT / "results", configs: Path = CONFIGS) -
         if plan.belongs:
             why = "has nothing to draw here" if path.is_file() else "is not there; `make collect` writes it"
             missing.append(f"{plan.name}: {tier}/{path.name} {why}")
-    if not (results / tier / f"{CASES['fig6']}-cases.jsonl").is_file():
-        missing.append(f"fig6: {tier}/{CASES['fig6']}-cases.jsonl is not there; `make collect` writes it")
+    for name, matrix in CASES.items():
+        found = _cases(name, matrix, tier, results, configs)
+        if found is not None:
+            drawings.append(found)
+        elif name == CASE_STUDY:
+            path = results / tier / f"{matrix}-cases.jsonl"
+            why = "has nothing to draw here" if path.is_file() else "is not there; `make collect` writes it"
+            missing.append(f"{name}: {tier}/{path.name} {why}")
     toy = results / f"{CONVERGENCE}.csv"
     if toy.is_file():
         drawings.append(theory.rate(convergence.read(toy), CONVERGENCE))
     else:
         missing.append(f"{CONVERGENCE}: {toy.name} is not there; `make convergence` writes it")
     return Gallery(tuple(drawings), tuple(missing))
+
+
+def _cases(name: str, matrix: str, tier: str, results: Path, configs: Path) -> Drawing | None:
+    cases = read_cases(results / tier / f"{matrix}-cases.jsonl")
+    return case_study(load(matrix, tier, results, configs), cases, name) if cases else None
 
 
 def draw_all(tier: str, results: Path = ROOT / "results", configs: Path = CONFIGS) -> list[Path]:
@@ -121,7 +134,8 @@ def draw_all(tier: str, results: Path = ROOT / "results", configs: Path = CONFIG
         cases = read_cases(results / tier / f"{matrix}-cases.jsonl")
         if cases:
             paths.append(folder / f"{name}.md")
-            write_atomic(paths[-1], to_markdown(cases, labels(matrix, tier, configs)))
+            lacks = missing_cases(load(matrix, tier, results, configs), cases)
+            write_atomic(paths[-1], to_markdown(cases, labels(matrix, tier, configs), missing=lacks))
     paths.append(folder / INDEX)
     write_atomic(paths[-1], index(tier, gallery.drawings, gallery.missing))
     for ending in ("pdf", "png", "md"):
@@ -142,6 +156,8 @@ def index(tier: str, drawings: Sequence[Drawing], missing: Sequence[str]) -> str
     for drawing in drawings:
         lines += [f"## {drawing.title} ({drawing.name})", ""]
         lines += [f"![{drawing.title}]({drawing.name}.png)", "", drawing.caption, ""]
+        if drawing.name in CASES:
+            lines += [f"All cases with their texts: [{drawing.name}.md]({drawing.name}.md).", ""]
         if drawing.stated:
             lines += ["Stated in the paper's text:", "", *(f"- {one}" for one in drawing.stated), ""]
         if drawing.missing:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from lada.config import SERVER
+from lada.matrix.definition import Matrix
 from lada.report.curves import MOST_BANDS, line, row_title
 from lada.report.results import PLACE, Results
-from lada.report.series import Place, over_seeds, places, seeds_said
+from lada.report.series import Place, gaps, over_seeds, places, seeds_said
 from lada.report.style import (
     DASH,
     GREY,
@@ -30,6 +32,7 @@ from lada.report.style import (
 )
 
 SIDES = ("clients", SERVER)
+WHO = {"clients": "clients choose", SERVER: "server chooses"}
 
 
 @dataclass(frozen=True)
@@ -75,15 +78,67 @@ def selection(results: Results, name: str) -> Drawing | None:
         rows, who = [(side, place) for place in found for side in SIDES], ""
     caption = (
         f"Selection{who} per round, averaged over pairs of parties. Share: of the public questions (round 1 "
-        "is chosen by clusters, not by a filter); rewards: the labels that filters learn from; AUC: of the "
-        "reward for “the preferred text is right”, by sealed answers that no party sees; 0.5 is chance. "
-        + seeds_said(results, bands=len(lines) <= MOST_BANDS)
+        f"is chosen by clusters, not by a filter). {configured_shares(results.matrix, arms)} Rewards: the "
+        "labels that filters learn from; AUC: of the reward for “the preferred text is right”, by sealed "
+        "answers that no party sees; 0.5 is chance. Where not every line has a value a panel says how many "
+        f"have. {seeds_said(results, bands=len(lines) <= MOST_BANDS)}"
     )
-    return _draw(name, lines, rows, found, caption)
+    silent = set(results.rows["arm"]) - set(arms)
+    missing = [*gaps(results, set(results.matrix.arms) - silent), *_unrecorded(results, table, arms)]
+    return _draw(name, lines, rows, found, caption, missing)
+
+
+def configured_shares(matrix: Matrix, arms: Sequence[str]) -> str:
+    """Which arms' shares their configuration fixes, and which follow from what a filter learnt; sentences."""
+    said: dict[str, list[str]] = {}
+    for arm in arms:
+        said.setdefault(_share_said(matrix, arm), []).append(matrix.label(arm))
+    if len(said) == 1:
+        return f"The share is {next(iter(said))}."
+    parts = "; ".join(f"{how}: " + ", ".join(f"“{one}”" for one in labels) for how, labels in said.items())
+    return f"The share is {parts}."
+
+
+def _share_said(matrix: Matrix, arm: str) -> str:
+    """What decides an arm's share, by its settings; those of a plug-in stand below ``method.lada``."""
+    one = matrix.arms[arm]
+    wanted = {
+        key.removeprefix("method.").removeprefix("lada."): value
+        for key, value in {**matrix.settings, **one.settings}.items()
+    }
+    mode, rule = wanted.get("select.mode", "filter"), wanted.get("select.rule", "threshold")
+    if mode == "all" or wanted.get("use_filter", True) is False:
+        return "everything, as configured without a filter"
+    if mode != "filter" and one.replays:
+        return "drawn without a filter, at most as many as another arm's filters took"
+    if mode == "filter" and rule == "threshold":
+        return "what the filter scores above a threshold, so it is learnt"
+    size = f" of {wanted['select.share']:g}" if "select.share" in wanted else ""
+    how = f"rule {rule}" if mode == "filter" else f"mode {mode}"
+    return f"fixed by configuration (a share{size}, {how}) and flat for that reason, not learnt"
+
+
+def _unrecorded(results: Results, table: pd.DataFrame, arms: Sequence[str]) -> Iterator[str]:
+    """Quantities without a value, of arms that have finished runs at a place, a line per side."""
+    ran = set(results.rows[["arm", *PLACE]].itertuples(index=False, name=None))
+    has = table[table["mean"].notna()]
+    recorded = set(has[["arm", *PLACE, "side", "metric"]].itertuples(index=False, name=None))
+    for place in places(results):
+        for arm, side in itertools.product(arms, SIDES):
+            here = (arm, place.scenario, place.dataset, place.shots)
+            lacks = [one.title for one in COLUMNS if (*here, side, one.metric) not in recorded]
+            if here in ran and lacks:
+                what = ", ".join(lacks)
+                yield f"{results.matrix.label(arm)}, {place}, {WHO[side]}: not recorded: {what}"
 
 
 def _draw(
-    name: str, lines: Lines, rows: Sequence[tuple[str, Place | None]], found: Sequence[Place], caption: str
+    name: str,
+    lines: Lines,
+    rows: Sequence[tuple[str, Place | None]],
+    found: Sequence[Place],
+    caption: str,
+    missing: Sequence[str],
 ) -> Drawing:
     handles: dict[str, Any] = {}
     with styled():
@@ -92,10 +147,11 @@ def _draw(
             for column, panel in zip(COLUMNS, panel_row, strict=True):
                 handles |= _panel(panel, lines, column, side, place)
             where = f"\n{row_title(place, found)}" if place else ""
-            panel_row[0].set_ylabel(f"{'clients choose' if side != SERVER else 'server chooses'}{where}")
+            panel_row[0].set_ylabel(f"{WHO[side]}{where}")
         figure.supxlabel("Round", fontsize=7.5)
         legend(figure, {key: handles[key] for key in lines if key in handles})
-        return drawing(name, figure, title="Selection and rewards per round", caption=caption)
+        title = "Selection and rewards per round"
+        return drawing(name, figure, title=title, caption=caption, missing=missing)
 
 
 def _panel(axes: Axes, lines: Lines, column: Column, side: str, place: Place | None) -> dict[str, Any]:
@@ -103,11 +159,12 @@ def _panel(axes: Axes, lines: Lines, column: Column, side: str, place: Place | N
     for label, (rows, style) in lines.items():
         here = place.of(rows) if place else rows
         mine = here[(here["side"] == side) & (here["metric"] == column.metric)].sort_values("round")
-        if len(mine):
+        if mine["mean"].notna().any():
             drawn[label] = line(axes, mine, style, with_band=len(lines) <= MOST_BANDS)
             spread = mine["std"].fillna(0) * (len(lines) <= MOST_BANDS)
             bounds += [(mine["mean"] - spread).min(), (mine["mean"] + spread).max()]
-    axes.set_title(column.title)
+    lacks = f" ({len(drawn)}/{len(lines)} lines)" if 0 < len(drawn) < len(lines) else ""
+    axes.set_title(f"{column.title}{lacks}")
     if not drawn:
         absent(axes, "not measured")
         return drawn

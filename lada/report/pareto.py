@@ -7,15 +7,20 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 
 from lada.config import SERVER
+from lada.matrix.definition import Matrix
+from lada.report.byte_axis import byte_axis
 from lada.report.curves import LEAST_SPAN, row_title
 from lada.report.results import PLACE, Results
-from lada.report.series import exchanged, gaps, last_accuracies, of_bytes, over_seeds, places, seeds_said
+from lada.report.series import exchanged, gaps, last_accuracies, over_seeds, places, seeds_said
+from lada.report.strips import WHO, strips
 from lada.report.style import QUIET, Drawing, Look, absent, drawing, legend, looks, panels, styled, zoom
 
-WHO = {"clients": "clients' mean", SERVER: "server"}
+MOST_POINTS = 8
+"""Arms whose markers and names have room in one panel."""
 
 
 def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -31,21 +36,23 @@ def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def pareto(results: Results, name: str) -> Drawing:
-    """Last round's accuracy against bytes: per place a panel for the clients' mean and one for the server."""
-    table, look = _table(results), looks(list(results.matrix.arms))
+    """Last round's accuracy against bytes: per place a panel for the clients' mean and one for the server.
+
+    More than `MOST_POINTS` arms would lie on top of one another: these are drawn a row each, see `strips`.
+    """
+    table = _table(results)
+    if table["arm"].nunique() > MOST_POINTS:
+        return strips(results, name, table)
+    look = looks(list(results.matrix.arms))
     rows = [place for place in places(results) if len(place.of(table))]
-    columns = min(2, len(rows)) * len(WHO)
     handles: dict[str, Any] = {}
     with styled():
-        figure, axes = panels(-(-len(rows) * len(WHO) // columns), columns, height=1.75)
-        free = [panel for line in axes for panel in line]
-        for panel in free[len(rows) * len(WHO) :]:
-            panel.remove()
-        pairs = [(place, who) for place in rows for who in WHO]
-        for (place, who), panel in zip(pairs, free, strict=False):
-            here = place.of(table)
-            handles |= _panel(panel, here[here["who"] == who], look)
-            panel.set_title(f"{row_title(place, rows)}, {WHO[who]}".replace("\n", ", "))
+        figure, axes = panels(len(rows), len(WHO), height=1.5)
+        for place, line in zip(rows, axes, strict=True):
+            for who, panel in zip(WHO, line, strict=True):
+                here = place.of(table)
+                handles |= _panel(panel, here[here["who"] == who], look, results.matrix)
+                panel.set_title(f"{row_title(place, rows)}, {WHO[who]}".replace("\n", ", "))
         figure.supxlabel("Sent per run, once per recipient", fontsize=7.5)
         figure.supylabel("Accuracy after the last round (%)", fontsize=7.5)
         legend(figure, {results.matrix.label(arm): handles[arm] for arm in look if arm in handles})
@@ -66,32 +73,66 @@ def _table(results: Results) -> pd.DataFrame:
     found: pd.DataFrame = accuracy.merge(
         sent[["arm", *PLACE, "mean"]], on=["arm", *PLACE], suffixes=("", "_sent")
     )
-    return found.rename(columns={"mean_sent": "bytes"})
+    found = found.rename(columns={"mean_sent": "bytes"})
+    fronts = {
+        key: set(front(zip(rows["bytes"], rows["mean"], strict=True)))
+        for key, rows in found.groupby([*PLACE, "who"])
+    }
+    keys = found[[*PLACE, "who"]].itertuples(index=False, name=None)
+    points = zip(found["bytes"], found["mean"], strict=True)
+    return found.assign(leads=[point in fronts[key] for key, point in zip(keys, points, strict=True)])
 
 
-def _panel(axes: Axes, rows: pd.DataFrame, look: Mapping[str, Look]) -> dict[str, Any]:
+def _panel(axes: Axes, rows: pd.DataFrame, look: Mapping[str, Look], matrix: Matrix) -> dict[str, Any]:
     drawn: dict[str, Any] = {}
     if rows.empty:
         absent(axes)
         return drawn
-    for row in rows.sort_values("arm").itertuples():
+    byte_axis(axes, rows["bytes"], most=6)
+    sending = rows[rows["bytes"] > 0].sort_values(["bytes", "arm"])
+    for number, row in enumerate(sending.itertuples()):
+        drawn[row.arm] = _point(axes, row, look[row.arm])
+        _name(axes, row, matrix.label(row.arm), look[row.arm], is_above=number % 2 == 0)
+    for row in rows[rows["bytes"] == 0].itertuples():
         style = look[row.arm]
-        if row.bytes > 0:
-            error = row.std if row.std > 0 else None
-            bars: dict[str, Any] = {"elinewidth": 0.7, "capsize": 1.5, "markersize": 5, "linestyle": "none"}
-            drawn[row.arm] = axes.errorbar(
-                row.bytes, row.mean, yerr=error, color=style.color, **bars, **style.point
-            )
-        else:
-            drawn[row.arm] = axes.axhline(row.mean, color=style.color, linestyle=style.line, linewidth=1.2)
+        drawn[row.arm] = axes.axhline(row.mean, color=style.color, linestyle=style.line, linewidth=1.2)
     steps = [step for step in front(zip(rows["bytes"], rows["mean"], strict=True)) if step[0] > 0]
     if len(steps) > 1:
         axes.step(*zip(*steps, strict=True), where="post", color=QUIET, linewidth=0.7, zorder=1)
     spread = rows["std"].fillna(0)
-    zoom(axes, (rows["mean"] - spread).min(), (rows["mean"] + spread).max(), least=LEAST_SPAN)
-    axes.set_xscale("log")
-    axes.margins(x=0.15)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: of_bytes(value)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    zoom(axes, (rows["mean"] - spread).min() - 1, (rows["mean"] + spread).max() + 1, least=LEAST_SPAN)
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     return drawn
+
+
+def _point(axes: Axes, row: Any, style: Look) -> Any:
+    """A marker with its spread; the paper's own method lies above all others."""
+    bars: dict[str, Any] = {"elinewidth": 0.7, "capsize": 1.5, "markersize": 5, "linestyle": "none"}
+    return axes.errorbar(
+        row.bytes,
+        row.mean,
+        yerr=row.std if row.std > 0 else None,
+        color=style.color,
+        zorder=4 if style.is_heavy else 3,
+        **bars,
+        **style.point,
+    )
+
+
+def _name(axes: Axes, row: Any, label: str, style: Look, *, is_above: bool) -> None:
+    """An arm's name at the end of its spread, towards the middle; neighbours stand on different sides."""
+    low, high = axes.get_xlim()
+    is_left = row.bytes**2 < low * high
+    spread = (row.std if row.std > 0 else 0) * (1 if is_above else -1)
+    axes.annotate(
+        label,
+        (row.bytes, row.mean + spread),
+        xytext=(-3 if is_left else 3, 4 if is_above else -4),
+        textcoords="offset points",
+        ha="left" if is_left else "right",
+        va="bottom" if is_above else "top",
+        size=6,
+        weight="bold" if style.is_heavy else "normal",
+        path_effects=[withStroke(linewidth=1.5, foreground="white")],
+        zorder=5,
+    )

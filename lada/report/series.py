@@ -6,7 +6,7 @@ A *place* is a scenario of one data set in one setting. Accuracies leave here in
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -107,17 +107,23 @@ def exchanged(results: Results) -> pd.DataFrame:
     return totals.reindex(clients.index, fill_value=0.0).astype(float).reset_index()
 
 
-def gaps(results: Results) -> list[str]:
-    """Which runs of the matrix are not among the results, a line per arm and place."""
+def gaps(results: Results, arms: Collection[str] | None = None) -> list[str]:
+    """Which runs of the matrix are not among the results, a line per arm and place.
+
+    Args:
+        arms: those that are asked for; None: all.
+    """
     keys = ["arm", *PLACE]
     seeds = {tuple(key): set(group["seed"]) for key, group in results.rows.groupby(keys)}
-    return list(_gaps(results, seeds))
+    return list(_gaps(results, results.matrix.arms if arms is None else arms, seeds))
 
 
-def _gaps(results: Results, seeds: dict[tuple[str | int, ...], set[int]]) -> Iterator[str]:
+def _gaps(
+    results: Results, arms: Collection[str], seeds: dict[tuple[str | int, ...], set[int]]
+) -> Iterator[str]:
     matrix = results.matrix
     for place in places(results):
-        for arm in matrix.arms:
+        for arm in (one for one in matrix.arms if one in arms):
             found = seeds.get((arm, place.scenario, place.dataset, place.shots), set())
             wanted = set(matrix.seeds)
             if not found:

@@ -55,8 +55,15 @@ def _bytes(results: Results, measured: pd.DataFrame) -> Iterator[str]:
 
 
 def _stated(results: Results, figure: str) -> Iterator[tuple[str, tuple[str, ...], str]]:
-    """(data set of the matrix, the paper's cell, printed text) of arms that the matrix has."""
-    for dataset in results.matrix.datasets:
+    """(data set of the matrix, the paper's cell, printed text) of what the matrix has.
+
+    What is stated of all scenarios together is of a matrix with several.
+    """
+    matrix = results.matrix
+    for dataset in matrix.datasets:
         for cell, text in printed(figure).items():
-            if cell[0] == FAMILIES.get(dataset) and cell[3] in results.matrix.arms:
+            family, scenario, shots, arm, *_ = cell
+            is_here = scenario in matrix.scenarios if scenario else len(matrix.scenarios) > 1
+            has_arm = arm in matrix.arms and int(shots) in matrix.shots
+            if is_here and has_arm and family == FAMILIES.get(dataset):
                 yield dataset, cell, text

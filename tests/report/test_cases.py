@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from lada.errors import DataError
+from lada.report.case_figure import LONGEST, case_study, drawable, missing_cases, shown
 from lada.report.cases import Case, read_cases, to_markdown
+from lada.report.results import Results, load
+from tests.report.made_up import counts, row, write_results
 
 LETTERS = "ABCD"
 
@@ -89,3 +92,73 @@ def test_a_text_with_fences_stays_inside_its_own() -> None:
     answers[1]["text"] = "````\n# not a heading\n````"
     text = to_markdown([Case.model_validate_json(json.dumps(case(answers=answers)))], {})
     assert "`````text\n````\n# not a heading\n````\n`````" in text
+
+
+def parsed(**changes: Any) -> Case:
+    return Case.model_validate_json(json.dumps(case(**{"seed": 0, "party": "client-1", **changes})))
+
+
+@pytest.fixture()
+def results(tmp_path: Path) -> Results:
+    """Scenario 1 has runs and both ways of differing, 2 runs that differ one way, 3 one run, 4 none."""
+    matrix = {
+        "scenarios": ["1", "2", "3", "4"],
+        "seeds": [0, 1],
+        "arms": {"lada": {"method": "lada", "label": "LaDa $x$"}, "fedkd": {"method": "fedkd"}},
+        "contrasts": [["lada", "fedkd"]],
+    }
+    rows = [row(arm, 0.5, scenario=place) for arm in ("lada", "fedkd") for place in "12"]
+    rows += [row("lada", 0.5, scenario="3"), row("fedkd", 0.5, scenario="4", seed=1)]
+    rows += [*counts("lada", "fedkd", 5, 4, 50), *counts("lada", "fedkd", 5, 0, 50, scenario="2")]
+    return load("table2", "lab", *write_results(tmp_path, "table2", rows, matrix=matrix))
+
+
+def test_where_there_is_no_case_is_said_with_the_reason(results: Results) -> None:
+    kept_none = "its runs kept no texts of the answers"
+    assert missing_cases(results, []) == [
+        f"lab-math, scenario 1, zero-shot, seed 0: all parties: {kept_none}",
+        "lab-math, scenario 2, zero-shot, seed 0: client-1 (LaDa $x$ right, fedkd wrong): " + kept_none,
+        "lab-math, scenario 2, zero-shot, seed 0: client-1 (fedkd right, LaDa $x$ wrong): no question that "
+        "fedkd alone answered rightly",
+        "lab-math, scenario 3, zero-shot: no finished run of seed 0 of fedkd",
+        "lab-math, scenario 4, zero-shot: no finished run of seed 0 of LaDa $x$ and fedkd",
+    ]
+    both = [parsed(), parsed(right="fedkd", wrong="lada")]
+    assert not [line for line in missing_cases(results, both) if "scenario 1" in line]
+    text = to_markdown(both, {}, missing=missing_cases(results, both))
+    assert "Missing:" in text and r"LaDa \$x\$ and fedkd" in text
+
+
+def test_the_figure_shows_the_first_place_and_party_both_ways_round(results: Results) -> None:
+    later, elsewhere = parsed(scenario="2"), parsed(party="client-2")
+    first = [parsed(), parsed(right="fedkd", wrong="lada", id="q9")]
+    cases = [later, *first, elsewhere]
+    assert shown(results, cases) == first
+    drawing = case_study(results, cases, "fig6")
+    assert drawing is not None
+    assert drawing.files["png"].startswith(b"\x89PNG") and drawing.files["pdf"].startswith(b"%PDF")
+    assert "All 4 cases are in fig6.md" in drawing.caption
+    assert any("scenario 4, zero-shot: no finished run" in line for line in drawing.missing)
+    assert case_study(results, [], "fig6") is None
+
+
+def test_both_answers_stand_in_the_panel_with_letter_verdict_and_why(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr("lada.report.case_figure.drawing", lambda _, figure, **__: figures.append(figure))
+    answers = case()["answers"]
+    answers[1]["text"] = "so $5 and $6\n" + "\n".join(f"step {number}" for number in range(99))
+    case_study(results, [parsed(answers=answers)], "fig6")
+    (panel,) = figures[0].axes
+    said = [text.get_text() for text in panel.texts]
+    for line in ("Which?", "✓ LaDa $x$: B, right", "✗ fedkd: C, wrong", "so $5 and $6", "so C"):
+        assert line in said, line
+    assert "Why: stated" in said and "Why: last letter" in said
+    assert f"[… {100 - LONGEST + 1} more lines]" in said, "what is cut is said to be"
+    right, wrong = (box.get_linestyle() for box in panel.patches)
+    assert right == "-" != wrong, "right and wrong differ without colour"
+
+
+def test_characters_without_a_glyph_are_boxes() -> None:
+    assert drawable("a\n是\tb✓") == "a\n□ b✓"

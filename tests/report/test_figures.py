@@ -8,7 +8,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -20,9 +22,10 @@ from matplotlib.figure import Figure
 from lada import convergence
 from lada.errors import DataError
 from lada.layers import CONFIGS
-from lada.matrix.definition import read_matrix
+from lada.matrix.definition import Arm, Matrix, read_matrix
 from lada.matrix.rows import Row
-from lada.report import bars, curves, filters, gap, pareto, theory
+from lada.report import bars, case_figure, curves, filters, gap, pareto, strips, theory
+from lada.report.byte_axis import byte_axis, byte_ticks
 from lada.report.figures import CASES, PLANS, draw, draw_all
 from lada.report.html import png_size
 from lada.report.results import Results, load
@@ -30,7 +33,7 @@ from lada.report.series import exchanged, gaps, over_seeds, places, size
 from lada.report.style import KNOWN, OTHERS, Drawing, looks, zoom
 from tests.report.made_up import row, write_results
 
-MATRIX = {
+MATRIX: dict[str, Any] = {
     "scenarios": ["1", "3"],
     "datasets": ["lab-math"],
     "shots": [0, 1],
@@ -90,7 +93,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         found.append(figure)
         return Drawing(name, title, caption, tuple(missing), {})
 
-    for module in (bars, curves, filters, gap, pareto, theory):
+    for module in (bars, case_figure, curves, filters, gap, pareto, strips, theory):
         monkeypatch.setattr(module, "drawing", keep)
     return found
 
@@ -195,6 +198,79 @@ def test_accuracy_stands_against_bytes(results: Results, drawn: list[Figure]) ->
     assert (point.get_xdata()[0], point.get_ydata()[0]) == pytest.approx((2500, 40)), "mean of 50 and 30"
 
 
+def test_lada_lies_above_and_every_point_has_its_name(results: Results, drawn: list[Figure]) -> None:
+    sent = [row("lada", 800.0, "bytes_sent/respond/all/responses", seed=seed) for seed in (0, 1)]
+    found = replace(results, rows=pd.concat([results.rows, pd.DataFrame([vars(one) for one in sent])]))
+    pareto.pareto(found, "pareto")
+    panel = drawn[0].axes[0]
+    points = {line.get_marker(): line.get_zorder() for line in panel.lines if line.get_marker() in ("o", "s")}
+    assert points["o"] > points["s"]
+    assert {text.get_text() for text in panel.texts} == {"FedKD", "lada"}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "most", "ticks"),
+    [
+        (101e3, 700e3, 6, [100e3, 200e3, 500e3, 1e6]),
+        (459e3, 490e3, 4, [200e3, 500e3]),
+        (500e3, 500e3, 4, [500e3, 1e6]),
+        (101e3, 34e6, 4, [100e3, 1e6, 10e6, 100e6]),
+        (1.0, 9e9, 4, [1, 1e3, 1e6, 1e9]),
+    ],
+)
+def test_an_axis_of_bytes_has_two_ticks_at_least_and_no_more_than_fit(
+    low: float, high: float, most: int, ticks: list[float]
+) -> None:
+    assert byte_ticks(low, high, most=most) == pytest.approx(ticks)
+    axes = Figure().add_subplot()
+    byte_axis(axes, [0.0, low, high], most=most)
+    left, right = axes.get_xlim()
+    assert left < low <= high < right
+    shown = [tick for tick in axes.get_xticks() if left <= tick <= right]
+    assert len(shown) >= 2, "one label tells no scale"
+
+
+MANY: dict[str, Any] = {
+    **MATRIX,
+    "scenarios": ["1"],
+    "shots": [0],
+    "seeds": [0],
+    "arms": {
+        **MATRIX["arms"],
+        "standalone_matched": {"method": "standalone_matched"},
+        "without-filter": {"method": "lada"},
+        "random": {"method": "lada", "replays": {"method.select.replay": "lada"}},
+        **{f"reward-{number}": {"method": "lada"} for number in range(4)},
+    },
+}
+
+
+def test_many_arms_of_equal_bytes_have_a_row_each(tmp_path: Path, drawn: list[Figure]) -> None:
+    rows = []
+    for number, arm in enumerate(MANY["arms"]):
+        for party in ("client-1", "server"):
+            rows += series(arm, [0.30, 0.30 + number / 100], party=party)
+        if not arm.startswith("standalone"):
+            rows.append(row(arm, 500.0 if arm == "fedkd" else 1000.0, "bytes_sent/x/server/ids"))
+    results = load("lab-study", "lab", *write_results(tmp_path, "lab-study", rows, matrix=MANY))
+    pareto.pareto(results, "pareto-lab-study")
+    (figure,) = drawn
+    left, clients, _ = figure.axes
+    labels = [tick.get_text() for tick in left.get_yticklabels()]
+    assert labels == [
+        *("Methods of the paper", "standalone", "FedKD", "lada"),
+        *("Ablations of the paper", "without-filter"),
+        *("Controls", "standalone_matched", "random"),
+        *("Pairings, rewards and losses", "reward-0", "reward-1", "reward-2", "reward-3"),
+    ]
+    assert [text.get_text() for text in left.texts].count("1 kB") == 7
+    points = {line.get_ydata()[0]: line for line in clients.lines if line.get_marker() == "o"}
+    assert len(points) == len(MANY["arms"]), "no two on one height"
+    filled = {labels[int(height)]: line.get_markerfacecolor() != "white" for height, line in points.items()}
+    assert [arm for arm, leads in filled.items() if leads] == ["standalone_matched", "reward-3"]
+    assert "".join(text.get_text() for text in left.texts).count("sends nothing") == 2
+
+
 def filter_rows(arm: str, **changes: object) -> list[Row]:
     found = []
     for number, (pairs, coverage) in enumerate(((200, 0.4), (100, 0.5)), start=1):
@@ -225,6 +301,55 @@ def test_several_arms_with_rewards_are_lines_of_their_own(tmp_path: Path, drawn:
     results = load("table2", "lab", *write_results(tmp_path, "table2", rows, matrix=MATRIX))
     assert filters.selection(results, "diagnostics") is not None
     assert set(lines_of(drawn[0], 0)) == {"o", "s"}
+
+
+def test_what_a_figure_of_selection_lacks_is_listed_and_said_in_its_panels(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    rows = [*ROWS, *filter_rows("lada"), *(one for one in filter_rows("fedkd") if one.round == 1)]
+    rows = [one for one in rows if (one.arm, one.metric) != ("fedkd", "filter/server/reward_std")]
+    results = load("table2", "lab", *write_results(tmp_path, "table2", rows, matrix=MATRIX))
+    drawing = filters.selection(results, "diagnostics")
+    assert drawing is not None
+    assert "lada, lab-math, scenario 1, one-shot: no finished run" in drawing.missing
+    assert not [line for line in drawing.missing if line.startswith("standalone")], "it has no filter"
+    place = "lab-math, scenario 1, zero-shot"
+    assert f"lada, {place}, clients choose: not recorded: AUC of reward" in drawing.missing
+    assert f"FedKD, {place}, clients choose: not recorded: std of rewards, AUC of reward" in drawing.missing
+    everything = "selected share, mean reward, std of rewards, AUC of reward"
+    assert f"lada, {place}, server chooses: not recorded: {everything}" in drawing.missing
+    assert [panel.get_title() for panel in drawn[0].axes[:3]] == [
+        "selected share",
+        "mean reward",
+        "std of rewards (1/2 lines)",
+    ]
+
+
+def test_a_share_is_called_learnt_or_configured_by_the_arms_settings() -> None:
+    topk = {"method.select.rule": "topk", "method.select.share": 0.5}
+    arms = {
+        "a": Arm(method="lada"),
+        "b": Arm(method="lada", settings=topk),
+        "c": Arm(
+            method="fedmkt", settings={"method.lada.select.rule": "topk", "method.lada.select.share": 0.5}
+        ),
+        "d": Arm(method="lada", settings={"method.use_filter": False}),
+        "e": Arm(
+            method="lada", settings={"method.select.mode": "random"}, replays={"method.select.replay": "b"}
+        ),
+    }
+    matrix = Matrix(scenarios=("1",), arms=arms)
+    said = filters.configured_shares(matrix, ["a"])
+    assert said == "The share is what the filter scores above a threshold, so it is learnt."
+    assert "a share of 0.5, rule topk) and flat for that reason, not learnt: “b”, “c”" in (
+        filters.configured_shares(matrix, list(arms))
+    )
+    assert (
+        "without a filter: “d”; drawn without a filter, at most as many as another arm's filters took: “e”"
+        in (filters.configured_shares(matrix, list(arms)))
+    )
+    general = matrix.model_copy(update={"settings": topk})
+    assert "not learnt" in filters.configured_shares(general, ["a"])
 
 
 def test_without_rewards_there_is_no_figure_of_selection(results: Results) -> None:
@@ -268,11 +393,15 @@ def test_the_toy_has_a_line_per_control_and_its_slope(drawn: list[Figure]) -> No
     theory.rate(POINTS, "convergence")
     labels = [str(line.get_label()) for line in drawn[0].axes[0].lines]
     assert labels == [
-        "unbiased, step 1/√T: slope −0.50",
-        "biased gradient: slope −0.50",
-        "constant step: slope −0.50",
+        "unbiased, step 1/√T: slope −0.50 (T ≥ 16)",
+        "biased gradient: slope −0.50 (T ≥ 16)",
+        "constant step: slope −0.50 (T ≥ 16)",
         "slope −1/2",
     ]
+    figure = drawn[0]
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    assert legend.x0 >= 0 and legend.x1 <= figure.bbox.width, "the whole legend is on the page"
 
 
 def test_what_the_papers_text_states_stands_beside_what_was_measured(tmp_path: Path) -> None:
@@ -289,6 +418,19 @@ def test_what_the_papers_text_states_stands_beside_what_was_measured(tmp_path: P
     assert "FedKD, lab-math, zero-shot, scenario 1: paper 5.15 MB, here 2.5 kB" in sent
     assert "lada, lab-math, one-shot, most of the scenarios: paper 6.71 MB, here 1.5 kB" in sent
     assert "FedKD, lab-math, zero-shot, scenario 3: paper 6.56 MB, here not measured" in sent
+
+
+def test_what_is_stated_of_places_that_a_matrix_has_not_is_not_called_missing(tmp_path: Path) -> None:
+    matrix = {**MATRIX, "scenarios": ["1"], "shots": [0]}
+    results = load("table4", "lab", *write_results(tmp_path, "table4", ROWS, matrix=matrix))
+    accuracies = curves.rounds(results, "rounds-table4").stated
+    assert len(accuracies) == 1, "the paper's text states one of scenario 1, zero-shot"
+    assert "scenario 1, zero-shot, client-2, round 2: paper 48.6" in accuracies[0]
+    sent = bars.traffic(results, "bytes-table4").stated
+    assert [line.partition(":")[0] for line in sent] == [
+        "lada, lab-math, zero-shot, scenario 1",
+        "FedKD, lab-math, zero-shot, scenario 1",
+    ], "nothing of all scenarios together either"
 
 
 # -- how it looks
