@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lada import toy_pool
-from lada.errors import exit_code
+from lada.errors import DataError, exit_code
 from lada.tabular import read_records, write_csv
 
 Array = NDArray[np.float64]
@@ -183,17 +183,17 @@ def read(path: Path) -> list[Point]:
     """What `write` wrote.
 
     Raises:
-        DataError: the file is not there or has other columns.
+        DataError: the file is not there, has other columns, or a word for a number.
     """
-    return [
-        Point(
-            row["control"],
-            int(row["horizon"]),
-            int(row["seed"]),
-            float(row["mean_square_gradient"]),
-        )
-        for row in read_records(path, COLUMNS)
-    ]
+    return [_point(row, f"{path}, line {line}") for line, row in enumerate(read_records(path, COLUMNS), 2)]
+
+
+def _point(row: Mapping[str, str], where: str) -> Point:
+    try:
+        horizon, seed = int(row["horizon"]), int(row["seed"])
+        return Point(row["control"], horizon, seed, float(row["mean_square_gradient"]))
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

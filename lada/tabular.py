@@ -30,17 +30,30 @@ def read_csv(path: Path) -> tuple[tuple[str, ...], list[list[str]]]:
     """Columns and rows of a CSV file; an empty file has neither.
 
     Raises:
-        DataError: the file cannot be read, or a row has not one field per column; says which line.
+        DataError: the file cannot be read, is no text or no CSV, or a row has not one field per column; says
+            which line.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            columns, *rows = list(csv.reader(file)) or [[]]
+        content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    reader = csv.reader(io.StringIO(_text(content, path), newline=""))
+    try:
+        columns, *rows = list(reader) or [[]]
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: no CSV: {error}") from error
     for number, row in enumerate(rows, start=2):
         if len(row) != len(columns):
             raise DataError(f"{path}, line {number}: {len(row)} fields, expected {len(columns)}")
     return tuple(columns), rows
+
+
+def _text(content: bytes, path: Path) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}, line {line}: no text: byte {error.start} is not UTF-8") from error
 
 
 def read_records(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

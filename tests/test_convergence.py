@@ -90,6 +90,14 @@ def test_points_are_written_and_read_back(tmp_path: Path, points: list[Point]) -
         read(tmp_path / "none.csv")
 
 
+@pytest.mark.parametrize("line", ["unbiased,abc,0,1", "unbiased,4,0,much"])
+def test_a_word_for_a_number_is_refused(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "c.csv"
+    path.write_text(f"control,horizon,seed,mean_square_gradient\nunbiased,4,0,1\n{line}\n")
+    with pytest.raises(DataError, match=r"c\.csv, line 3: .*(abc|much)"):
+        read(path)
+
+
 def test_the_command_writes_both_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -39,6 +39,8 @@ class Spec:
         rows, columns: axes, outer and inner. An axis that is not named has one value.
         ranked: the axis along which the best is marked.
         has_mean: whether the mean over parties is a party of its own.
+        ranks_untouched: whether a server that a method leaves as it came is ranked and a baseline. Choice: it
+            is where the paper prints it (Standalone); where the paper compares clients alone it is not.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Spec:
     columns: Key
     ranked: Literal["arm", "at"] = "arm"
     has_mean: bool = False
+    ranks_untouched: bool = True
 
     def rivals(self, cell: Cell) -> Cell:
         """The same for all cells among which one is the best."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from statistics import fmean
 
+from lada.config import SERVER
 from lada.report import notes, paper
 from lada.report.arrange import HEADS, LADA, Arrangement, Spec, parts_of, printed_as
 from lada.report.compare import Cell, Improvement, Score, improvement, mean_over, ranks, scores
 from lada.report.layout import IMPROVEMENT, MEAN, Entry, Key, Mark, Table
+from lada.report.made import Made
 from lada.report.results import Results, best_round, final
 from lada.report.statistics import holm
 
@@ -44,11 +46,26 @@ class Builder:
         return {metric: self._with_means(scores(final(self.results.rows, metric))) for metric in RATES}
 
     @cached_property
+    def unranked(self) -> frozenset[Cell]:
+        """Servers that were measured before round 1 alone: their method leaves them as they came."""
+        if self.spec.ranks_untouched:
+            return frozenset()
+        last = final(self.results.rows)
+        servers = last[last["party"] == SERVER]
+        return frozenset(scores(servers[servers["round"] == 0]))
+
+    @cached_property
+    def made(self) -> Made:
+        """What the runs were made with."""
+        return Made(self.results)
+
+    @cached_property
     def improvements(self) -> dict[Cell, Improvement]:
         """By the cell in which they stand."""
         baselines, found = self.arrangement.baselines, {}
+        ranked = {cell: score for cell, score in self.accuracies.items() if cell not in self.unranked}
         for cell in (one for one in self.arrangement.cells if one.arm == IMPROVEMENT):
-            gain = improvement(self.results, self.accuracies, cell._replace(arm=LADA), baselines)
+            gain = improvement(self.results, ranked, cell._replace(arm=LADA), baselines)
             if gain is not None:
                 found[cell] = gain
         return found
@@ -67,10 +84,12 @@ class Builder:
         for cell in self.arrangement.cells:
             place = self.arrangement.place(cell)
             entries[place] = replace(self._entry(cell), mark=marks.get(cell))
-            notes_of[place] = [*paper.footnotes(self.spec.name, printed_as(cell)), *self._said(cell)]
+            weights = partial(self.made.weights, cell)
+            printed = paper.footnotes(self.spec.name, printed_as(cell), weights)
+            notes_of[place] = [*printed, *self._said(cell)]
         in_order = {place: entries[place] for place in self._places() if place in entries}
         marked, footnotes, general = notes.attach(in_order, notes_of)
-        blocks = {what: self._rates(metric, what) for metric, what in RATES.items()}
+        blocks = {what: self.rate_table(metric) for metric, what in RATES.items()}
         said = [said_of(block, what) for what, block in blocks.items() if is_plain(block)]
         remarks = notes.remarks(self.results, marked, len(self.corrected))
         bare = self._bare(
@@ -80,7 +99,8 @@ class Builder:
             bare,
             entries=marked,
             footnotes=footnotes,
-            remarks=(*remarks, *general, *said, *paper.remarks(self.spec.name)),
+            remarks=(*remarks, *general, *self.made.remarks(), *said, *paper.remarks(self.spec.name)),
+            tests=len(self.corrected),
             missing=notes.missing_runs(self.results, self.arrangement, self.accuracies),
             blocks=tuple(block for block in blocks.values() if not is_plain(block)),
         )
@@ -114,7 +134,8 @@ class Builder:
         if cell in self.improvements:
             gain, p = self.improvements[cell], self.corrected.get(cell)
             entry = filled(empty, gain.score)
-            return replace(entry, p=p, interval=gain.interval, comparison=gain.comparison)
+            tested = replace(entry, p=p, interval=gain.interval, comparison=gain.comparison)
+            return replace(tested, baseline=gain.baseline)
         if cell not in self.accuracies:
             return empty
         score, best = self.accuracies[cell], self.best_rounds[cell].values
@@ -127,14 +148,16 @@ class Builder:
         )
 
     def _said(self, cell: Cell) -> list[str]:
-        """Of seeds that are missing, and of tests that cannot be made."""
+        """Of servers that nobody trains, of seeds that are missing, and of tests that cannot be made."""
         gain = self.improvements.get(cell)
         score = self.accuracies.get(cell) if gain is None else gain.score
         if score is None:
-            return []
+            rivals = {cell._replace(arm=arm) for arm in self.arrangement.baselines}
+            return [notes.NO_RIVAL] if cell.arm == IMPROVEMENT and rivals & self.unranked else []
         seeds = notes.seeds_note(list(score.values), self.results.matrix.seeds)
         untested = self.corrected and gain is not None and gain.comparison is None
         return [
+            *([notes.UNTOUCHED] if cell in self.unranked else []),
             *([seeds] if seeds else []),
             *(["No test: answers of some seed were not compared."] if untested else []),
         ]
@@ -142,7 +165,7 @@ class Builder:
     def _marks(self) -> dict[Cell, Mark]:
         groups: dict[Cell, dict[Cell, Score]] = {}
         for cell, score in self.accuracies.items():
-            if self.arrangement.competes(cell.arm):
+            if self.arrangement.competes(cell.arm) and cell not in self.unranked:
                 groups.setdefault(self.spec.rivals(cell), {})[cell] = score
         return {cell: mark for rivals in groups.values() for cell, mark in ranks(rivals).items()}
 
@@ -155,10 +178,11 @@ class Builder:
                 means[cell] = score
         return {**found, **means}
 
-    def _rates(self, metric: str, what: str) -> Table:
-        """A block: one rate in all cells that runs measure."""
+    def rate_table(self, metric: str) -> Table:
+        """A block: one of `RATES` in all cells that runs measure."""
+        what = RATES[metric]
         measured = self.rates[metric]
-        bare = self._bare(f"{self.spec.name}-{metric.partition('_')[0]}", what, self.arrangement.measured)
+        bare = self._bare(block_name(self.spec.name, metric), what, self.arrangement.measured)
         entries = {
             self.arrangement.place(cell): filled(Entry(cell=named(cell)), measured[cell])
             if cell in measured
@@ -166,6 +190,11 @@ class Builder:
             for cell in self.arrangement.measured
         }
         return replace(bare, entries=entries, title=f"{bare.title}, per cent")
+
+
+def block_name(table: str, metric: str) -> str:
+    """Of the table of a rate: ``table2-unparsed``."""
+    return f"{table}-{metric.partition('_')[0]}"
 
 
 def is_plain(table: Table) -> bool:

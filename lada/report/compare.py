@@ -28,6 +28,11 @@ class Cell(NamedTuple):
     party: str
     at: str = ""
 
+    def __str__(self) -> str:
+        shots = "one-shot" if self.shots else "zero-shot"
+        parts = (self.dataset, f"scenario {self.scenario}", shots, self.party, self.arm, self.at)
+        return ", ".join(part for part in parts if part)
+
 
 @dataclass(frozen=True)
 class Score:
@@ -69,11 +74,13 @@ def ranks(rivals: Mapping[Cell, Score]) -> dict[Cell, Mark]:
     """Best and second best; equals share a mark, and beside two best there is no second.
 
     Choice: means that are printed alike, with one decimal, are equal. Only those with the most seeds among
-    them are ranked, since seeds have questions of their own.
+    them are ranked, since seeds have questions of their own. One alone is the best of nothing and not marked.
     """
     most = max((len(one.values) for one in rivals.values()), default=0)
     means = {cell: float(f"{one.mean:.1f}") for cell, one in rivals.items() if len(one.values) == most}
     marks: dict[Cell, Mark] = {}
+    if len(means) < 2:
+        return marks
     for cell, mean in means.items():
         above = sum(other > mean for other in means.values())
         if above < 2:

@@ -13,14 +13,16 @@ import pandas
 
 from lada.errors import ConfigError
 from lada.layers import CONFIGS, read_yaml
-from lada.report.arrange import HEADS, LADA, NAMED, parts_of
-from lada.report.build import Builder
+from lada.report.arrange import LADA, parts_of
+from lada.report.build import RATES, Builder
+from lada.report.cell_names import find_cell, table_and_metric
 from lada.report.compare import Cell
 from lada.report.layout import IMPROVEMENT, MEAN, Entry, Table
 from lada.report.render import number, std_text
 from lada.report.results import PLACE, ROOT, RUN, load
 from lada.report.tables import SPECS, table1
 
+ACCURACY = "accuracy"
 MADE_WITH = ("git", "git_dirty", "amended_from", "code", "packages", "weights", "machine", "size")
 """Columns of <matrix>-runs.csv that say what a run was made with."""
 
@@ -36,7 +38,8 @@ def explain(
     """Value, seeds, runs, files, versions and differences in configuration behind a cell of a table.
 
     Args:
-        cell: the table, then the cell's parts in the order of `NAMED`; one of a single value may be absent.
+        cell: the table, then the cell's parts in the order of `NAMED`, see `lada.report.cell_names`; one of a
+            single value may be absent.
         runs: folder of runs, for run.yaml; where a run is not there its row in <matrix>-runs.csv has to do.
 
     Raises:
@@ -46,30 +49,12 @@ def explain(
     name, *parts = [part.strip() for part in cell.split("/")]
     if name == "table1":
         return _model(table1(tier, configs), parts, configs)
-    if name not in SPECS:
-        raise ConfigError(f"'{cell}': no table '{name}'; legal: table1, {', '.join(SPECS)}")
-    builder = Builder(load(name, tier, results, configs), SPECS[name])
-    found = _cell(cell, builder.arrangement.cells, parts)
-    return "\n".join(Explanation(builder, found, results / tier, runs).lines())
-
-
-def _cell(text: str, cells: Sequence[Cell], parts: Sequence[str]) -> Cell:
-    """The one cell that parts name, axis by axis."""
-    left, cells = list(parts), list(cells)
-    for axis in NAMED:
-        legal = list(dict.fromkeys(parts_of(cell)[axis] for cell in cells))
-        if left and left[0] in legal:
-            part = left.pop(0)
-        elif len(legal) == 1 and not (left and left[0].startswith(f"{axis} ")):
-            part = legal[0]
-        else:
-            said = f"'{left[0]}' is none" if left else "a part is missing"
-            raise ConfigError(f"'{text}': {HEADS[axis].lower()}: {said}; legal: {', '.join(legal)}")
-        cells = [cell for cell in cells if parts_of(cell)[axis] == part]
-    if left:
-        raise ConfigError(f"'{text}': '{left[0]}' is one part too many")
-    (found,) = cells
-    return found
+    table, metric = table_and_metric(cell, name)
+    builder = Builder(load(table, tier, results, configs), SPECS[table])
+    arrangement = builder.arrangement
+    cells = arrangement.cells if metric == ACCURACY else arrangement.measured
+    found = find_cell(cell, cells, parts, arrangement.labels)
+    return "\n".join(Explanation(builder, found, results / tier, runs, metric).lines())
 
 
 def _model(table: Table, parts: Sequence[str], configs: Path) -> str:
@@ -92,17 +77,19 @@ class Explanation:
 
     Attributes:
         folder: results of the tier. runs: folder of runs.
+        metric: accuracy, or one of `RATES`.
     """
 
     builder: Builder
     cell: Cell
     folder: Path
     runs: Path
+    metric: str = ACCURACY
 
     @cached_property
     def table(self) -> Table:
         """The table in which the cell stands."""
-        return self.builder.table()
+        return self.builder.table() if self.metric == ACCURACY else self.builder.rate_table(self.metric)
 
     @property
     def entry(self) -> Entry:
@@ -132,7 +119,8 @@ class Explanation:
         yield "/".join([self.table.name, *(part for part in parts_of(self.cell).values() if part)])
         yield from self._value()
         yield from (f"note: {self.table.footnotes[note]}" for note in self.entry.notes)
-        yield f"files: {self.folder / self.table.name}.csv, {self.folder / self.table.name}-runs.csv"
+        file = self.folder / self.builder.spec.name
+        yield f"files: {file}.csv, {file}-runs.csv"
         for run in self.made.sort_values(RUN).to_dict("records"):
             yield from self._run(run)
         yield from self._differences()
@@ -141,17 +129,21 @@ class Explanation:
         entry, unit = self.entry, "points" if self.entry.signed else "per cent"
         if entry.mean is None:
             wanted = ", ".join(map(str, self.builder.results.matrix.seeds))
-            yield f"measured: nothing; no finished run of seeds {wanted} has an accuracy here"
+            what = "a difference" if entry.signed else f"{self.metric.replace('_', ' ')} measured"
+            yield f"measured: nothing; no finished run of seeds {wanted} has {what} here"
         else:
             value = f"{number(entry.mean, signed=entry.signed)} {std_text(entry)}".strip()
             mark = f"; {entry.mark} of those beside it" if entry.mark else ""
-            yield f"measured: {value} {unit}, mean of {len(entry.seeds)} seeds after the last round{mark}"
+            of = "one seed" if len(entry.seeds) == 1 else f"mean of {len(entry.seeds)} seeds"
+            yield f"measured: {value} {unit}, {of} after the last round{mark}"
         if entry.paper is not None:
             yield f"the paper prints: {number(entry.paper)}"
         if entry.difference is not None:
             yield f"measured minus printed: {number(entry.difference, signed=True)}"
         if entry.best_round is not None:
             yield f"each seed's best round: {number(entry.best_round)} {unit}"
+        rates = zip(RATES.values(), (entry.unparsed, entry.truncated), strict=True)
+        yield from (f"{what}: {number(rate)} per cent" for what, rate in rates if rate is not None)
         yield from self._test()
         for seed, measured in zip(entry.seeds, entry.values, strict=True):
             yield f"seed {seed}: {measured:.4f}"
@@ -172,22 +164,22 @@ class Explanation:
         yield f"run {run['run_id']} ({run['arm']}, seed {run['seed']})"
         yield f"  commit {run.get('git', 'unknown')}{dirty}, code {run.get('code', 'unknown')}"
         for line, value in self._csv_lines(run):
-            yield f"  {self.table.name}.csv line {line}: {value}"
+            yield f"  {self.builder.spec.name}.csv line {line}: {value}"
         path = self.runs / run["run_id"]
         there = "" if path.is_dir() else " (not there)"
         yield f"  {path}{there}"
 
     def _csv_lines(self, run: Mapping[Any, Any]) -> Iterator[tuple[int, str]]:
-        """Lines of <matrix>.csv in which the run's accuracies of the last round stand."""
+        """Lines of <matrix>.csv in which the run's values of the last round stand."""
         rows = self.builder.results.rows
-        rows = rows[rows["metric"] == "accuracy"]
+        rows = rows[rows["metric"] == self.metric]
         for name in RUN:
             rows = rows[rows[name] == run[name]]
         if self.cell.party != MEAN:
             rows = rows[rows["party"] == self.cell.party]
         for party, of_party in rows.groupby("party", sort=True):
             last = of_party.loc[of_party["round"].idxmax()]
-            yield last.name + 2, f"{party}, round {last['round']}, accuracy {last['value']:.9g}"
+            yield last.name + 2, f"{party}, round {last['round']}, {self.metric} {last['value']:.9g}"
 
     def _differences(self) -> Iterator[str]:
         records = self.made.sort_values(RUN).to_dict("records")

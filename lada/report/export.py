@@ -103,9 +103,11 @@ def _compared(entry: Entry) -> dict[str, str]:
     low, high = entry.interval or (None, None)
     found = {"p_holm": _number(entry.p), "interval_low": _number(low), "interval_high": _number(high)}
     one = entry.comparison
+    if entry.baseline is not None:
+        found["baseline"] = entry.baseline
     if one is not None:
         counts = {"won": str(one.won), "lost": str(one.lost), "questions": str(one.questions)}
-        found |= {"baseline": one.baseline, "p": _number(one.p), **counts}
+        found |= {"p": _number(one.p), **counts}
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from lada.report.results import ROOT
 from lada.report.style import DPI, Drawing
 from lada.report.tables import build_all
 from lada.rundir import write_atomic
+from lada.tabular import read_csv
 
 REPORT = "report.html"
 TEMPLATE = "template.html"
@@ -156,15 +156,13 @@ def _provenance(folder: Path) -> dict[str, Provenance]:
     """Matrix -> its runs, of all matrices of the tier.
 
     Raises:
-        DataError: a file has no run ids.
+        DataError: a file has no run ids, or is no CSV.
     """
     found: dict[str, Provenance] = {}
     taken: set[str] = set()
     for path in sorted(folder.glob(f"*{RUNS}")):
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            rows = tuple(reader)
-            columns = tuple(reader.fieldnames or ())
+        columns, lines = read_csv(path)
+        rows = tuple(dict(zip(columns, line, strict=True)) for line in lines)
         if "run_id" not in columns:
             raise DataError(f"{path}: no column run_id; `make collect` writes it")
         found[path.name.removesuffix(RUNS)] = Provenance(columns, rows, frozenset(taken))

@@ -28,7 +28,10 @@ LATIN_END = "\u0180"
 WIDEST = 8
 """Columns that stand side by side on a page."""
 STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
-STARS_NOTE = "Stars: corrected p below 0.05, 0.01, 0.001; intervals and p-values are in the CSV files."
+STARS_NOTE = (
+    "Stars: p below 0.05, 0.01, 0.001 of McNemar's exact test over the questions of all seeds, "
+    "Holm-corrected over the {tests} tests of this table; intervals and p-values are in the CSV files."
+)
 
 
 def escape(text: str) -> str:
@@ -52,7 +55,7 @@ def to_latex(table: Table) -> str:
         f"\\caption{{{escape(_untitled(table.title))}}}",
         f"\\label{{tab:{table.name}}}",
         r"\scriptsize",
-        r"\setlength{\tabcolsep}{2pt}\renewcommand{\arraystretch}{0.85}",
+        r"\setlength{\tabcolsep}{2pt}\renewcommand{\arraystretch}{0.78}",
         *_panels(table),
         *_notes(table),
         r"\end{table*}",
@@ -89,7 +92,9 @@ def _tabular(table: Table, columns: Sequence[Key]) -> Iterator[str]:
             continue
         if before and len(row) > 1 and row[0] != before[0]:
             yield r"\addlinespace"
-        yield from _row([table.label(part) if part else "" for part in shown_part(row, before)], entries)
+        yield from _row(
+            table, [table.label(part) if part else "" for part in shown_part(row, before)], entries
+        )
         before = row
     yield r"\bottomrule"
     yield r"\end{tabular}"
@@ -110,20 +115,25 @@ def _head(table: Table, columns: Sequence[Key]) -> Iterator[str]:
     yield _line([escape(head) for head in (*table.row_heads, *inner)])
 
 
-def _row(heads: Sequence[str], entries: Sequence[Entry | None]) -> Iterator[str]:
+def _row(table: Table, heads: Sequence[str], entries: Sequence[Entry | None]) -> Iterator[str]:
     """Measured values, and below them in smaller print what the paper has there, if it has anything."""
-    yield _line([*map(escape, heads), *(_measured(entry) for entry in entries)])
+    yield _line([*map(escape, heads), *(_measured(table, entry) for entry in entries)])
     printed = ["" if entry is None else paper_text(entry) for entry in entries]
     if any(printed):
         small = [f"{{\\tiny {escape(text)}}}" if text else "" for text in printed]
         yield _line([*[""] * len(heads), *small])
 
 
+def _baselines(table: Table) -> list[str]:
+    """Arms that differences are over. Their places, from 1, stand for them: names are too wide."""
+    return sorted({entry.baseline for entry in table.entries.values() if entry.baseline is not None})
+
+
 def _line(cells: Sequence[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _measured(entry: Entry | None) -> str:
+def _measured(table: Table, entry: Entry | None) -> str:
     if entry is None:
         return ""
     command = {"best": r"\textbf", "second": r"\textit", None: ""}[entry.mark]
@@ -131,7 +141,9 @@ def _measured(entry: Entry | None) -> str:
     parts = [f"{command}{{{value}}}" if command else value]
     if entry.mean is not None and entry.std is not None:
         parts.append(f"$_{{\\pm {number(entry.std)}}}$")
-    above = _stars(entry.p) + ",".join(letter(note) for note in entry.notes)
+    over = "" if entry.baseline is None else str(_baselines(table).index(entry.baseline) + 1)
+    signs = [over, *(letter(note) for note in entry.notes)]
+    above = _stars(entry.p) + ",".join(sign for sign in signs if sign)
     return "".join([*parts, f"\\textsuperscript{{{above}}}" if above else ""])
 
 
@@ -141,8 +153,11 @@ def _stars(p: float | None) -> str:
 
 def _notes(table: Table) -> Iterator[str]:
     found = [escape(text) for text in table.remarks]
-    if any(entry.p is not None for entry in table.entries.values()):
-        found.append(escape(STARS_NOTE))
+    if names := _baselines(table):
+        places = "; ".join(f"{place} {table.label(name)}" for place, name in enumerate(names, start=1))
+        found.append(escape(f"Digits: the other method that an improvement is over: {places}."))
+    if table.tests:
+        found.append(escape(STARS_NOTE.format(tests=table.tests)))
     found += [
         f"\\textsuperscript{{{letter(index)}}}~{escape(text)}" for index, text in enumerate(table.footnotes)
     ]

@@ -50,6 +50,7 @@ class Entry:
         text: in place of a number (Table I); ``paper_text`` is what the paper prints there.
         cell: what it is of, by the names of `AXES`; empty where that is no cell of a matrix.
         best_round: mean over seeds of each seed's best round.
+        baseline: arm that a difference is over.
         comparison: what stands behind a difference.
         unparsed, truncated: answers without a letter, and cut off at the token limit; per cent.
     """
@@ -68,6 +69,7 @@ class Entry:
     values: tuple[float, ...] = ()
     cell: Mapping[str, str] = field(default_factory=dict)
     best_round: float | None = None
+    baseline: str | None = None
     comparison: Comparison | None = None
     unparsed: float | None = None
     truncated: float | None = None
@@ -91,6 +93,7 @@ class Table:
         entries: (row, column) -> entry; a pair without entry has no place in the table (blank).
         footnotes: of single cells, by index: a, b, c, …
         remarks: of the whole table.
+        tests: how many tests its p-values are corrected over.
         missing: what no finished run has measured.
         blocks: tables of the same rows beside it: rates.
     """
@@ -104,6 +107,7 @@ class Table:
     labels: Mapping[str, str] = field(default_factory=dict)
     footnotes: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    tests: int = 0
     missing: tuple[str, ...] = ()
     blocks: tuple[Table, ...] = ()
 

@@ -12,11 +12,12 @@ from lada.report.layout import Entry, Key
 from lada.report.results import Results
 
 Place = tuple[Key, Key]
-GAIN = "Improvement: LaDa minus the best other method (the first of equals), points, mean over seeds."
-PAIRED = (
-    "In parentheses the 95 % bootstrap interval over test questions, and p of McNemar's exact test over the "
-    "questions of all seeds, Holm-corrected over the {tests} tests of this table."
+GAIN = (
+    "Improvement: LaDa minus the best other method, which is named (the first of equals), points, mean "
+    "over seeds."
 )
+UNTOUCHED = "The model as it came, which this method does not train: not ranked, and no baseline."
+NO_RIVAL = "No gain: the other methods do not train the server."
 UNTESTED = "No tests: answers to the same questions were not compared."
 STAND_INS = (
     "The lab tier's models are tiny stand-ins for those of the paper, whose figures stand beside for "
@@ -63,10 +64,10 @@ def remarks(results: Results, entries: Mapping[Place, Entry], tests: int) -> lis
     found = [
         "Accuracy after the last round, mean ± standard deviation over seeds; in brackets what the paper "
         "prints, and the measured value minus it. Bold: best; italics: second best; equals alike; a "
-        "mean over fewer seeds than those beside it is not ranked."
+        "mean over fewer seeds than those beside it is not ranked, nor is one alone."
     ]
     if any(entry.signed and entry.mean is not None for entry in entries.values()):
-        found.append(f"{GAIN} {PAIRED.format(tests=tests) if tests else UNTESTED}")
+        found.append(GAIN if tests else f"{GAIN} {UNTESTED}")
     versions = len(set(results.runs.get("code", ())))
     if versions > 1:
         found.append(f"The runs were made with {versions} versions of the code that decides numbers.")

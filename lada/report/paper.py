@@ -9,7 +9,7 @@ matrices or ``improvement``, party ``mean`` the printed average. Values are per 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -30,6 +30,9 @@ FAMILIES = MappingProxyType(
     }
 )
 """Dataset -> the paper's dataset that it is, or stands in for."""
+
+RUNS = "{runs}"
+"""Stands in a text for the weights that the measured runs have."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,19 @@ def remarks(table: str) -> list[str]:
     return [one.text for one in FOOTNOTES if one.table == table and not one.where]
 
 
-def footnotes(table: str, cell: Mapping[str, str]) -> list[str]:
-    """Contradictions that concern one cell."""
-    return [one.text for one in FOOTNOTES if one.table == table and one.where and one.concerns(cell)]
+def footnotes(table: str, cell: Mapping[str, str], weights: Callable[[], str] = str) -> list[str]:
+    """Contradictions that concern one cell.
+
+    Args:
+        weights: gives those of the runs beside the printed figure, empty where they are unknown; asked where
+            a text states them.
+    """
+    found = [one.text for one in FOOTNOTES if one.table == table and one.where and one.concerns(cell)]
+    return [text.replace(RUNS, _of_runs(weights())) if RUNS in text else text for text in found]
+
+
+def _of_runs(weights: str) -> str:
+    return f"; runs here have {weights}" if weights else ""
 
 
 def _contradictions() -> tuple[Contradiction, ...]:

@@ -35,6 +35,7 @@ class Results:
     Attributes:
         rows: columns `lada.matrix.rows.COLUMNS`; numbers are numbers; a value that is not finite is NaN.
         runs: one row per run, texts but for shots and seed; columns `RUN_COLUMNS` and more.
+        configs: from which the matrix was read, at the size of its runs.
     """
 
     name: str
@@ -42,11 +43,12 @@ class Results:
     matrix: Matrix
     rows: pandas.DataFrame
     runs: pandas.DataFrame
+    configs: Path = CONFIGS
 
     @property
     def sizes(self) -> list[str]:
         """``size quick`` of the runs; empty where that was not collected."""
-        return [f"size {size}" for size in sorted(set(self.runs.get("size", ())))]
+        return [f"size {size}" for size in _sizes(self.runs)]
 
 
 def load(name: str, tier: str, results: Path = ROOT / "results", configs: Path = CONFIGS) -> Results:
@@ -66,10 +68,12 @@ def load(name: str, tier: str, results: Path = ROOT / "results", configs: Path =
     _check_single(runs, RUN, runs_path)
     _check_traced(rows, runs, path, runs_path)
     _check_known(matrix, rows, path)
-    _check_one_size(runs, runs_path)
+    sizes = _check_one_size(runs, runs_path)
     _check_fractions(rows, path)
     _check_same_end(rows, path)
-    return Results(name, tier, matrix, rows, runs)
+    if sizes:
+        matrix = read_matrix(name, configs, tier=tier, size=sizes[0])
+    return Results(name, tier, matrix, rows, runs, configs)
 
 
 def final(rows: pandas.DataFrame, metric: str = "accuracy") -> pandas.DataFrame:
@@ -165,10 +169,16 @@ def _check_known(matrix: Matrix, rows: pandas.DataFrame, path: Path) -> None:
             raise DataError(f"{path}: the matrix has no {_named(key, row)}; collect again")
 
 
-def _check_one_size(runs: pandas.DataFrame, path: Path) -> None:
-    sizes = sorted(set(runs.get("size", ())))
+def _sizes(runs: pandas.DataFrame) -> list[str]:
+    return sorted(set(runs.get("size", ())))
+
+
+def _check_one_size(runs: pandas.DataFrame, path: Path) -> list[str]:
+    """The size of all runs, as the one item; none where there are no runs, or it was not collected."""
+    sizes = _sizes(runs)
     if len(sizes) > 1:
         raise DataError(f"{path}: runs of sizes {' and '.join(sizes)}; a table is of one")
+    return sizes
 
 
 def _check_fractions(rows: pandas.DataFrame, path: Path) -> None:

@@ -25,7 +25,14 @@ SPECS = MappingProxyType(
         for spec in (
             Spec("table2", "II", "LaDa and the federated baselines", *_FEDERATED),
             Spec("table3", "III", "LaDa and the federated baselines", *_FEDERATED),
-            Spec("table4", "IV", "LaDa and other reasoning distillation", ("arm",), ("shots", "party")),
+            Spec(
+                "table4",
+                "IV",
+                "LaDa and other reasoning distillation",
+                ("arm",),
+                ("shots", "party"),
+                ranks_untouched=False,
+            ),
             Spec("table5", "V", "LaDa without its parts", ("shots", "arm"), ("scenario", "party")),
             Spec(
                 "table6",

@@ -9,10 +9,14 @@ from typing import Any
 
 import yaml
 
+from lada.matrix.cells import cell_layers, expand
+from lada.matrix.definition import read_matrix
 from lada.matrix.rows import Row, write_rows
-from lada.tabular import write_csv
+from lada.runs import resolve_run
+from lada.tabular import read_csv, write_csv
 
 RUN_HEAD = ("arm", "at", "scenario", "dataset", "shots", "seed", "run_id", "size")
+SHIPPED = ("arms", "datasets", "methods", "models", "scenarios", "tiers")
 RUN_TAIL = ("git", "git_dirty", "amended_from", "code", "run_yaml", "packages", "weights", "machine")
 
 
@@ -46,14 +50,30 @@ def write_results(
     """Write configs/matrices/<name>.yaml and both CSV files below ``folder``.
 
     Returns:
-        The folders ``results`` and ``configs``, as `lada.report.results.load` takes them; configs has the
-        four scenarios of the project too.
+        The folders ``results`` and ``configs``, as `lada.report.results.load` takes them; configs has all of
+        the project's too but for its matrices.
     """
     results, configs = folder / "results", folder / "configs"
     (configs / "matrices").mkdir(parents=True, exist_ok=True)
-    if not (configs / "scenarios").exists():
-        (configs / "scenarios").symlink_to(Path(__file__).parents[2] / "configs" / "scenarios")
+    for kind in SHIPPED:
+        if not (configs / kind).exists():
+            (configs / kind).symlink_to(Path(__file__).parents[2] / "configs" / kind)
     (configs / "matrices" / f"{name}.yaml").write_text(yaml.safe_dump(dict(matrix), sort_keys=False))
     write_rows(rows, results / tier / f"{name}.csv")
     write_csv(results / tier / f"{name}-runs.csv", (*RUN_HEAD, *RUN_TAIL), run_rows(rows))
     return results, configs
+
+
+def with_real_ids(paths: tuple[Path, Path], name: str, tier: str = "lab") -> tuple[Path, Path]:
+    """The same results, their runs' ids being those that the matrix's configurations give."""
+    results, configs = paths
+    matrix = read_matrix(name, configs, tier=tier, size="tiny")
+    ids = {}
+    for cell in expand(matrix):
+        key = (cell.arm, cell.at, cell.scenario, cell.dataset, str(cell.shots), str(cell.seed))
+        ids[key] = resolve_run(cell_layers(matrix, cell, resolve_run, configs)).run_id
+    path = results / tier / f"{name}-runs.csv"
+    columns, rows = read_csv(path)
+    place = columns.index("run_id")
+    write_csv(path, columns, [[*one[:place], ids[tuple(one[:place])], *one[place + 1 :]] for one in rows])
+    return paths

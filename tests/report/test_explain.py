@@ -17,11 +17,13 @@ CELL = "table2/scenario 1/zero-shot/client-1/lada"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Results of LaDa and FedKD on two seeds, and LaDa's run folders."""
-    arms = {name: {"method": name} for name in ("standalone", "fedkd", "lada")}
+    arms = {name: {"method": name, "label": f"{name} (= it)"} for name in ("standalone", "fedkd", "lada")}
     rows = []
     for seed, right in enumerate((0.6, 0.7)):
         rows += [row("fedkd", 0.5, seed=seed), row("lada", right, seed=seed)]
         rows.append(row("lada", 0.9, seed=seed, round=0))
+        rows.append(row("lada", 0.01 * (1 + seed), "unparsed_rate", seed=seed))
+        rows.append(row("lada", 0.0, "truncated_rate", seed=seed))
         rows += counts("lada", "fedkd", round(100 * right) - 40, 10, 100, seed=seed)
     matrix = {"scenarios": ["1"], "shots": [1, 0], "seeds": [0, 1], "arms": arms}
     write_results(tmp_path, "table2", rows, matrix=matrix)
@@ -70,6 +72,44 @@ def test_a_gain_is_traced_to_both_arms_and_its_test(folder: Path) -> None:
 def test_a_missing_number_says_so(folder: Path) -> None:
     text = said(folder, "table2/scenario 1/one-shot/client-1/standalone")
     assert "measured: nothing; no finished run of seeds 0, 1" in text and "the paper prints: 22.0" in text
+
+
+def test_a_table_says_the_rates_of_a_cell_and_a_table_of_rates_is_explained(folder: Path) -> None:
+    assert "answers without a letter: 1.5 per cent\nanswers cut off at the token limit: 0.0 per cent" in said(
+        folder, CELL
+    )
+    text = said(folder, CELL.replace("table2", "table2-unparsed"))
+    assert "answers without a letter" in text.splitlines()[0] and "\ntable2-unparsed/lab-math/" in text
+    assert "measured: 1.5 ± 0.7 per cent, mean of 2 seeds" in text and "seed 1: 2.0000" in text
+    file = (folder / "results" / "lab" / "table2.csv").read_text().splitlines()
+    (line,) = [one for one in text.splitlines() if "unparsed_rate 0.02" in one]
+    assert line.strip().startswith("table2.csv line ")
+    assert file[int(line.split("line ")[1].split(":")[0]) - 1].endswith("unparsed_rate,0.02")
+    assert "measured: 0.0" in said(folder, CELL.replace("table2", "table2-truncated"))
+    with pytest.raises(ConfigError, match="method: 'improvement' is none"):
+        said(folder, "table2-unparsed/scenario 1/zero-shot/client-1/improvement")
+
+
+def test_a_part_may_be_called_as_the_tables_show_it(folder: Path) -> None:
+    assert said(folder, "table2/Scenario 1/Zero-shot/client-1/lada (= it)") == said(folder, CELL)
+
+
+def test_one_seed_is_no_mean_and_one_cell_no_best(tmp_path: Path) -> None:
+    arms = {name: {"method": name} for name in ("fedkd", "lada")}
+    matrix = {"scenarios": ["1"], "seeds": [0], "arms": arms}
+    write_results(tmp_path, "table2", [row("lada", 0.6)], matrix=matrix)
+    text = said(tmp_path, CELL)
+    assert "measured: 60.0 per cent, one seed after the last round\n" in text
+
+
+def test_a_point_of_a_grid_may_be_called_by_the_papers_letters(tmp_path: Path) -> None:
+    grid = {"method.reward.round_reward_weight": [0.33, 0.66]}
+    rows = [row("lada", 0.6, at=f"round_reward_weight={value}") for value in (0.33, 0.66)]
+    matrix = {"scenarios": ["1"], "seeds": [0], "arms": {"lada": {"method": "lada"}}, "grid": grid}
+    write_results(tmp_path, "table6", rows, matrix=matrix)
+    assert "table6/lab-math/scenario 1/zero-shot/client-1/lada/round_reward_weight=0.66" in said(
+        tmp_path, "table6/zero-shot/client-1/α = 0.66"
+    )
 
 
 def test_a_part_with_one_value_may_be_left_out_or_given(folder: Path) -> None:

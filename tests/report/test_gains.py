@@ -41,7 +41,7 @@ def test_gains_are_tested_over_the_questions_of_all_seeds_and_corrected_over_the
     low, high = difference_interval([Paired(20, 5, 100), Paired(18, 3, 100)])
     assert first.interval == pytest.approx((100 * low, 100 * high))
     assert low < 0.15 < high and low > 0.08
-    assert any("over the 2 tests of this table" in remark for remark in table.remarks)
+    assert table.tests == 2
 
 
 def test_counts_of_the_contrast_the_other_way_round_will_do(tmp_path: Path) -> None:
@@ -62,5 +62,6 @@ def test_without_counts_of_a_seed_there_is_no_test(tmp_path: Path) -> None:
 def test_counts_that_contradict_the_accuracies_are_refused(tmp_path: Path) -> None:
     rows = cells({"fedkd": [0.5, 0.5], "lada": [0.6, 0.6]})
     rows += counts("lada", "fedkd", 20, 5, 100) + counts("lada", "fedkd", 20, 10, 100, seed=1)
-    with pytest.raises(DataError, match="seed 0: accuracies and paired counts against fedkd contradict"):
+    where = "table2: lab-math, scenario 1, zero-shot, client-1, lada, seed 0"
+    with pytest.raises(DataError, match=f"{where}: accuracies and paired counts against fedkd contradict"):
         built(tmp_path, rows)

@@ -22,6 +22,8 @@ from tests.report.test_cases import case, write
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WIDTHS = (1280, 400)
+PAGE = (297 - 2 * 12) * 96 / 25.4
+"""A4, landscape, within the margins, in CSS pixels."""
 ARMS = ("standalone", "fedkd", "fedmkt", "wasp", "lada")
 MATRIX = {
     "scenarios": ["1", "2"],
@@ -89,7 +91,7 @@ def test_the_page_is_written_and_is_the_same_again(results: tuple[Path, Path], h
 
 def test_every_table_figure_case_and_run_is_there(html: str) -> None:
     for name in ("table1", "table2", "table2-unparsed", "table2-truncated"):
-        assert f'<table id="{name}">' in html
+        assert f'<table id="{name}"' in html
     for name in ("fig4", "fig5", "pareto", "diagnostics", "convergence"):
         assert f'<figure id="{name}">' in html
         assert f'href="#{name}"' in html
@@ -153,6 +155,13 @@ def test_without_results_the_page_says_so(tmp_path: Path) -> None:
     assert '<table id="table1">' in html, "Table I is configuration"
 
 
+def test_a_list_of_runs_that_is_no_text_is_refused(results: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "x-runs.csv").write_bytes(b"run_id\n\xff\n")
+    with pytest.raises(DataError, match=r"x-runs\.csv, line 2: no text"):
+        page("lab", tmp_path, results[1])
+
+
 # -- in a browser
 
 MEASURE = """
@@ -164,7 +173,14 @@ window.onload = () => {{
     const page = frame.contentDocument, root = page.documentElement;
     for (const one of page.querySelectorAll("details")) one.open = true;
     const inBox = one => one.closest(".scroll") !== null && !one.matches(".scroll");
-    return {{
+    const boxes = [...page.querySelectorAll(".scroll")].filter(box => box.querySelector("table[id]"));
+    const named = of => of.map(box => box.querySelector("table").id);
+    const cut = named(boxes.filter(box => box.scrollWidth > box.clientWidth));
+    for (const box of boxes) box.scrollLeft = 10000;
+    const headless = named(boxes.filter(box => [...box.querySelectorAll("tbody th[scope=row]")].some(
+      head => head.getBoundingClientRect().left < box.getBoundingClientRect().left - 1)));
+    const seen = {{
+      cut, headless,
       client: root.clientWidth, scroll: root.scrollWidth,
       wide: [...page.body.querySelectorAll("*")].filter(one => !inBox(one))
         .filter(one => one.getBoundingClientRect().right > root.clientWidth + 1)
@@ -173,6 +189,14 @@ window.onload = () => {{
       tables: [...page.querySelectorAll("table[id]")].filter(one => one.offsetHeight > 0).map(one => one.id),
       figures: [...page.querySelectorAll("figure")].filter(one => one.offsetHeight > 0).map(one => one.id),
     }};
+    const print = [...page.styleSheets[0]?.cssRules ?? []].filter(one => one.media?.mediaText === "print");
+    const style = page.createElement("style");
+    style.textContent = print.flatMap(media => [...media.cssRules].map(rule => rule.cssText)).join(" ");
+    page.head.append(style);
+    const scrolls = box => page.defaultView.getComputedStyle(box).overflowX !== "visible";
+    seen.unprinted = named(boxes.filter(scrolls));
+    seen.printed = Math.max(0, ...boxes.map(box => box.querySelector("table").offsetWidth));
+    return seen;
   }});
   const out = document.createElement("pre");
   out.id = "found";
@@ -221,6 +245,10 @@ def test_in_a_browser_everything_is_there_and_nothing_overflows(
         assert found["scroll"] <= found["client"], f"{width} px: {found['wide']}"
         assert found["wide"] == [], f"{width} px"
         assert {"table1", "table2", "table2-unparsed", "table2-truncated"} <= set(found["tables"])
+        assert found["cut"] == [] or width < 1000, "tables are seen whole"
+        assert found["cut"] != [] or width > 1000
+        assert found["headless"] == [], f"{width} px: headers of rows stay in sight"
+        assert found["unprinted"] == [] and found["printed"] < PAGE, "paper does not scroll"
         assert found["figures"] == [drawing.name for drawing in gallery.drawings]
         drawn = [png_size(drawing.files["png"])[0] for drawing in gallery.drawings]
         assert [natural for natural, _ in found["images"]] == drawn, "every image is decoded"

@@ -79,6 +79,20 @@ def test_files_that_are_not_whole_are_refused(
         load("mine", "lab", results, configs)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"tier,scenario\nlab,\xff\xfe\n", r"mine.csv, line 2: no text: byte 18 is not UTF-8"),
+        (b"tier,scenario\n" + b"x" * 200_000 + b",1\n", r"mine.csv, line 2: no CSV: field larger than"),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    results, configs = write_results(tmp_path, "mine", ROWS, matrix=MATRIX)
+    (results / "lab" / "mine.csv").write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        load("mine", "lab", results, configs)
+
+
 @pytest.mark.parametrize("ending", ["", "-runs"])
 def test_a_missing_file_is_named(tmp_path: Path, ending: str) -> None:
     results, configs = write_results(tmp_path, "mine", ROWS, matrix=MATRIX)

@@ -33,12 +33,13 @@ TABLE = Table(
         (("scenario 1", "server"), ("one-shot", "fedkd")): Entry(paper=42.7),
         (("scenario 1", "server"), ("one-shot", "lada")): Entry(),
         (("scenario 2", "client-1"), ("zero-shot", "lada")): Entry(
-            -1.25, 0.5, (0, 1), 0.4, None, 0.0004, (-2.0, -0.51), signed=True
+            -1.25, 0.5, (0, 1), 0.4, None, 0.0004, (-2.0, -0.51), signed=True, baseline="fedkd"
         ),
     },
     labels={"fedkd": "fedkd <letter>", "lada": "lada | 50 %", "one-shot": "One-shot"},
     footnotes=("One seed.", "A & b."),
     remarks=("Bold: best.",),
+    tests=7,
     missing=("scenario 2: no run",),
 )
 
@@ -68,7 +69,11 @@ def test_markdown_has_a_table_for_each_group_of_columns() -> None:
     first = "| scenario 1 | client-1 | *50.0* ± 1.3 [48.0, +2.0] | **60.0**<sup>a, b</sup> |"
     assert lines[lines.index("**One-shot**") + 4] == first
     assert "|  | server | – [42.7] | – |" in lines, "an outer header stands once; what is missing is no zero"
-    assert "| scenario 2 | client-1 | −1.2 ± 0.5 (−2.0 to −0.5; p < 0.001) [+0.4, −1.6] |" in lines
+    assert (
+        "| scenario 2 | client-1 | −1.2 ± 0.5 over fedkd <letter> (−2.0 to −0.5; p < 0.001) [+0.4, −1.6] |"
+        in lines
+    )
+    assert any(line.startswith("In parentheses") and "over the 7 tests" in line for line in lines)
     assert lines[-3:] == ["Missing:", "", "- scenario 2: no run"]
     assert "<sup>b</sup> A & b." in lines
 
@@ -99,21 +104,25 @@ def test_html_is_balanced_and_headers_have_scopes() -> None:
     assert found.open == []
     heads = [attributes for tag, attributes in found.tags if tag == "th"]
     assert all("scope" in one for one in heads)
-    assert {"scope": "rowgroup", "rowspan": "2"} in heads and {"scope": "colgroup", "colspan": "2"} in heads
-    assert ("table", {"id": "table2"}) in found.tags and ("caption", {}) in found.tags
-    assert [tag for tag, _ in found.tags].count("tr") == 2 + 3
-    assert [tag for tag, _ in found.tags].count("td") == 3 * 3
+    assert {"scope": "rowgroup", "rowspan": "2"} in heads and ("caption", {}) in found.tags
+    tables = [attributes for tag, attributes in found.tags if tag == "table"]
+    assert tables == [{"id": name, "class": "nested"} for name in ("table2", "table2-zero-shot")], "stacked"
+    assert [tag for tag, _ in found.tags].count("tr") == (1 + 2) + (1 + 1), (
+        "rows without entries are left out"
+    )
+    assert [tag for tag, _ in found.tags].count("td") == 2 * 2 + 1
     text = "".join(found.text)
     assert "fedkd <letter>" in text and "Table II: made up & small" in text, "escaped once"
     html = to_html(TABLE)
     assert "<td><strong>60.0</strong><sup>a, b</sup></td>" in html
     assert '<em>50.0</em> <span class="std">± 1.3</span> <span class="paper">[48.0, +2.0]</span>' in html
+    assert '<span class="over">over fedkd &lt;letter&gt;</span>' in html and "over the 7 tests" in html
     assert '<span class="test">(−2.0 to −0.5; p &lt; 0.001)</span>' in html
-    assert "<td>–</td>" in html and "<td></td>" in html
+    assert "<td>–</td>" in html
 
 
 def test_blocks_follow_their_table() -> None:
-    block = Table("table2-unparsed", "Rates", TABLE.row_heads, (), (), {})
+    block = Table("table2-unparsed", "Rates", TABLE.row_heads, (), (("", "lada"),), {})
     table = Table(**{**TABLE.__dict__, "blocks": (block,)})
     assert to_html(table).index('id="table2-unparsed"') > to_html(table).index('id="table2"')
     assert "### Rates" in to_markdown(table)
@@ -131,8 +140,10 @@ def test_latex_escapes_and_every_row_has_all_its_columns() -> None:
     rows = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
     assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {4}
     assert r"\textit{50.0}$_{\pm 1.3}$" in text and r"\textbf{60.0}\textsuperscript{a,b}" in text
-    assert r"$-$1.2$_{\pm 0.5}$\textsuperscript{***}" in text
+    assert r"$-$1.2$_{\pm 0.5}$\textsuperscript{***1}" in text
     assert r"\multicolumn{2}{c}{One-shot}" in text and r"\cmidrule(lr){3-4}\cmidrule(lr){5-5}" in text
+    assert "that an improvement is over: 1 fedkd $<$letter$>$." in text
+    assert "In parentheses" not in text and "Holm-corrected over the 7 tests" in text, "stars alone are there"
     assert r"{\tiny {[}48.0, $+$2.0{]}}" in text
     assert r"\caption{Made up \& small}" in text
 

@@ -48,6 +48,35 @@ def test_all_of_a_tie_are_marked_and_two_best_leave_no_second(tmp_path: Path) ->
     assert [entry(table, arm).mark for arm in ("standalone", "fedkd", "lada")] == ["second", "second", "best"]
 
 
+def test_one_alone_is_the_best_of_nothing(tmp_path: Path) -> None:
+    table = built(tmp_path, cells({"lada": [0.6, 0.6], "oracle": [0.9, 0.9]}))
+    assert entry(table, "lada").mark is None
+    table = built(tmp_path, cells({"fedkd": [0.5, None], "lada": [0.6, 0.6]}))
+    assert entry(table, "lada").mark is None, "the other is of fewer seeds and not ranked"
+
+
+def test_in_table_4_a_server_that_nobody_trains_is_no_rival(tmp_path: Path) -> None:
+    arms = {"sft": {"method": "sft"}, "rstar": {"method": "rstar"}, "lada": ARMS["lada"]}
+    rows = [one for party in ("client-1", "server") for one in cells({"lada": [0.6, 0.6]}, party=party)]
+    rows += cells({"sft": [0.5, 0.5], "rstar": [0.4, 0.4]})
+    for arm in ("sft", "rstar"):
+        rows += [row(arm, 0.7, party="server", round=0, seed=seed) for seed in (0, 1)]
+    table = built(tmp_path, rows, "table4", arms=arms)
+    server = {arm: table.entries[(arm,), ("zero-shot", "server")] for arm in (*arms, "improvement")}
+    client = {arm: table.entries[(arm,), ("zero-shot", "client-1")] for arm in (*arms, "improvement")}
+    assert [client[arm].mark for arm in arms] == ["second", None, "best"]
+    assert client["improvement"].baseline == "sft" and not client["sft"].notes
+    assert [server[arm].mark for arm in arms] == [None, None, None]
+    assert server["improvement"].mean is None
+    (came,), (no_gain,) = server["sft"].notes, server["improvement"].notes
+    assert "The model as it came" in table.footnotes[came] and "No gain" in table.footnotes[no_gain]
+    assert not server["lada"].notes
+    beside = built(
+        tmp_path, [row("standalone", 0.7, party="server", round=0), row("lada", 0.6, party="server")]
+    )
+    assert entry(beside, "standalone", "server").mark == "best", "the paper ranks it in Table II"
+
+
 def test_means_that_are_printed_alike_are_equal(tmp_path: Path) -> None:
     table = built(
         tmp_path, cells({"standalone": [0.8382, 0.8382], "fedkd": [0.8378, 0.8378], "lada": [0.83, 0.84]})
@@ -92,7 +121,7 @@ def test_a_gain_is_over_the_seeds_that_both_have(tmp_path: Path) -> None:
     gain = entry(table, "improvement")
     assert gain.mean == pytest.approx(10) and gain.seeds == (0,)
     assert notes(table, "improvement") == ["1 of 2 seeds (without seed 1), so no standard deviation."]
-    assert entry(table, "fedkd").mark == "best" and entry(table, "lada").mark is None
+    assert entry(table, "fedkd").mark is None and entry(table, "lada").mark is None, "no two of as many seeds"
 
 
 def test_one_seed_has_no_deviation_and_that_is_said_once(tmp_path: Path) -> None:
