@@ -18,8 +18,8 @@ from lada.matrix.cells import Cell, cell_layers, expand, settings
 from lada.matrix.collect import collect
 from lada.matrix.definition import Matrix, read_matrices, read_matrix
 from lada.matrix.local import find_runs, run_matrix
-from lada.matrix.origins import flat, read_configs
 from lada.matrix.rows import read_rows
+from lada.matrix.run_configs import flat, read_configs
 from lada.records import Item, SampleLog, read_jsonl
 from lada.rundir import RunDir
 from lada.runs import resolve_run

@@ -19,8 +19,9 @@ from lada.layers import read_run
 from lada.matrix.cases import find_cases, write_cases
 from lada.matrix.definition import Matrix
 from lada.matrix.local import Run, find_runs, last_predictions
-from lada.matrix.origins import provenance_rows, write_configs, write_provenance
+from lada.matrix.origins import configs_of, provenance_rows, write_provenance
 from lada.matrix.rows import Row, write_rows
+from lada.matrix.run_configs import write_configs
 from lada.results import read_metrics
 from lada.rundir import RunDir, sha256
 from lada.tabular import read_csv
@@ -66,7 +67,7 @@ def collect_into(
         remark(f"{name}: what was collected before holds runs that are not here: it is in {aside} now")
     write_rows(rows, out / f"{name}.csv")
     write_provenance(made, out / f"{name}-runs.csv")
-    write_configs(finished, out / f"{name}-configs.json")
+    write_configs(configs_of(finished), out / f"{name}-configs.json")
     cases = find_cases(matrix, finished)
     write_cases(cases, out / f"{name}-cases.jsonl")
     return f"{out / name}.csv: {len(rows)} rows of {len(finished)} of {len(runs)} runs"

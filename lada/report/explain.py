@@ -13,6 +13,7 @@ import pandas
 
 from lada.errors import ConfigError
 from lada.layers import CONFIGS, read_yaml
+from lada.matrix.run_configs import flat
 from lada.report.arrange import LADA, parts_of
 from lada.report.build import RATES, Builder
 from lada.report.cell_names import find_cell, table_and_metric
@@ -40,7 +41,7 @@ def explain(
     Args:
         cell: the table, then the cell's parts in the order of `NAMED`, see `lada.report.cell_names`; one of a
             single value may be absent.
-        runs: folder of runs, for run.yaml; where a run is not there its row in <matrix>-runs.csv has to do.
+        runs: folder of runs, for run.yaml where that was not collected.
 
     Raises:
         ConfigError: there is no such cell; names what the first wrong part can be.
@@ -185,30 +186,27 @@ class Explanation:
         records = self.made.sort_values(RUN).to_dict("records")
         if len(records) < 2:
             return
-        configs = [_options(self.runs / run["run_id"] / "run.yaml") for run in records]
+        configs = [self._config(run["run_id"]) for run in records]
         made = [{name: str(run[name]) for name in MADE_WITH if name in run} for run in records]
         names = [f"{run['arm']} s{run['seed']}" for run in records]
         yield "made with, where the runs differ:"
         yield from _differing(names, made)
-        there = [(name, config) for name, config in zip(names, configs, strict=True) if config is not None]
+        there = [config for config in configs if config is not None]
         if len(there) == len(records):
             yield "run.yaml, where the runs differ:"
-            yield from _differing(names, [config for _, config in there])
+            yield from _differing(names, there)
         else:
             yield f"run.yaml: {len(there)} of {len(records)} are in {self.runs}, too few to compare"
 
-
-def _options(path: Path) -> dict[str, str] | None:
-    """run.yaml as dotted key -> value; None: it is not there."""
-    return dict(_flat(read_yaml(path), "")) if path.is_file() else None
-
-
-def _flat(content: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    if isinstance(content, Mapping) and content:
-        for key, value in content.items():
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, json.dumps(content, ensure_ascii=False)
+    def _config(self, run_id: str) -> dict[str, str] | None:
+        """What run.yaml says, as it was collected or else in the folder of runs; None: it is in neither."""
+        collected = self.builder.results.made.get(run_id)
+        if collected is None:
+            path = self.runs / run_id / "run.yaml"
+            collected = flat(read_yaml(path)) if path.is_file() else None
+        if collected is None:
+            return None
+        return {key: json.dumps(value, ensure_ascii=False) for key, value in collected.items()}
 
 
 def _differing(names: Sequence[str], found: Sequence[Mapping[str, str]]) -> Iterator[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas
 
@@ -14,6 +15,7 @@ from lada.layers import CONFIGS
 from lada.matrix.cells import expand
 from lada.matrix.definition import Matrix, read_matrix
 from lada.matrix.rows import COLUMNS
+from lada.matrix.run_configs import read_configs
 from lada.tabular import read_csv
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +37,7 @@ class Results:
     Attributes:
         rows: columns `lada.matrix.rows.COLUMNS`; numbers are numbers; a value that is not finite is NaN.
         runs: one row per run, texts but for shots and seed; columns `RUN_COLUMNS` and more.
+        made: run id -> dotted key of run.yaml -> value, where that was collected.
         configs: from which the matrix was read, at the size of its runs.
     """
 
@@ -43,6 +46,7 @@ class Results:
     matrix: Matrix
     rows: pandas.DataFrame
     runs: pandas.DataFrame
+    made: Mapping[str, Mapping[str, Any]]
     configs: Path = CONFIGS
 
     @property
@@ -73,7 +77,8 @@ def load(name: str, tier: str, results: Path = ROOT / "results", configs: Path =
     _check_same_end(rows, path)
     if sizes:
         matrix = read_matrix(name, configs, tier=tier, size=sizes[0])
-    return Results(name, tier, matrix, rows, runs, configs)
+    made = read_configs(path.with_name(f"{name}-configs.json"))
+    return Results(name, tier, matrix, rows, runs, made, configs)
 
 
 def final(rows: pandas.DataFrame, metric: str = "accuracy") -> pandas.DataFrame:

@@ -12,6 +12,7 @@ import yaml
 from lada.matrix.cells import cell_layers, expand
 from lada.matrix.definition import read_matrix
 from lada.matrix.rows import Row, write_rows
+from lada.matrix.run_configs import flat, write_configs
 from lada.runs import resolve_run
 from lada.tabular import read_csv, write_csv
 
@@ -64,16 +65,17 @@ def write_results(
     return results, configs
 
 
-def with_real_ids(paths: tuple[Path, Path], name: str, tier: str = "lab") -> tuple[Path, Path]:
-    """The same results, their runs' ids being those that the matrix's configurations give."""
+def with_configs(paths: tuple[Path, Path], name: str, tier: str = "lab") -> tuple[Path, Path]:
+    """The same results, with the configurations that the matrix gives to its cells."""
     results, configs = paths
     matrix = read_matrix(name, configs, tier=tier, size="tiny")
-    ids = {}
+    columns, rows = read_csv(results / tier / f"{name}-runs.csv")
+    ids = {tuple(row[:6]): row[columns.index("run_id")] for row in rows}
+    found = {}
     for cell in expand(matrix):
         key = (cell.arm, cell.at, cell.scenario, cell.dataset, str(cell.shots), str(cell.seed))
-        ids[key] = resolve_run(cell_layers(matrix, cell, resolve_run, configs)).run_id
-    path = results / tier / f"{name}-runs.csv"
-    columns, rows = read_csv(path)
-    place = columns.index("run_id")
-    write_csv(path, columns, [[*one[:place], ids[tuple(one[:place])], *one[place + 1 :]] for one in rows])
+        if key in ids:
+            config = resolve_run(cell_layers(matrix, cell, resolve_run, configs))
+            found[ids[key]] = flat(config.model_dump(mode="json"))
+    write_configs(found, results / tier / f"{name}-configs.json")
     return paths

@@ -1,4 +1,4 @@
-"""What is said of the runs behind a table: read from their configurations, which their ids prove."""
+"""What is said of the runs behind a table: read from the configurations that were collected with them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from lada.layers import read_yaml
+from lada.matrix.run_configs import flat
 from lada.report.layout import Table
-from lada.report.made import selected
+from lada.report.made import PAPER_THRESHOLD, selected
 from lada.report.tables import build_table
 from lada.selection.select import SelectOptions
-from tests.report.made_up import row, with_real_ids, write_results
+from tests.report.made_up import row, with_configs, write_results
 
 ROWS = [row("lada", 0.6, shots=1), row("lada", 0.6), row("fedkd", 0.5)]
 SHARE = {"method.select.rule": "topk", "method.select.share": 0.25}
@@ -24,10 +25,10 @@ def matrix(**settings: Any) -> dict[str, Any]:
     return {"scenarios": ["1"], "shots": [1, 0], "seeds": [0], "settings": {"rounds": 4}, "arms": arms}
 
 
-def built(folder: Path, *, real: bool = True, **settings: Any) -> Table:
+def built(folder: Path, *, collected: bool = True, **settings: Any) -> Table:
     paths = write_results(folder, "table2", ROWS, matrix=matrix(**settings))
-    if real:
-        with_real_ids(paths, "table2")
+    if collected:
+        with_configs(paths, "table2")
     return build_table("table2", "lab", *paths)
 
 
@@ -51,10 +52,9 @@ def test_rates_are_named_for_arms_that_were_tuned(tmp_path: Path) -> None:
     assert said.endswith("(matrix lab-tuning): lada! 2e-05 and 0.5.")
 
 
-def test_nothing_is_said_of_runs_that_were_made_with_another_configuration(tmp_path: Path) -> None:
-    table = built(tmp_path, real=False)
+def test_nothing_is_said_of_runs_whose_configurations_were_not_collected(tmp_path: Path) -> None:
+    table = built(tmp_path, collected=False)
     assert not any("Made with" in one or "selects" in one for one in table.remarks)
-    assert any(one.startswith("3 of 3 runs were made with other configurations") for one in table.remarks)
     assert not any("runs here have" in note for note in table.footnotes)
 
 
@@ -74,4 +74,10 @@ def test_a_printed_figure_with_other_weights_stands_beside_those_of_the_runs(tmp
     ],
 )
 def test_a_selection_is_said_beside_the_papers(options: dict[str, Any], said: str) -> None:
-    assert selected(SelectOptions(**options).model_dump()) == said
+    defaults = SelectOptions().model_dump()
+    assert selected(flat({"method": {"select": {**defaults, **options}}})) == said
+    assert (defaults["mode"], defaults["rule"], defaults["threshold"]) == (
+        "filter",
+        "threshold",
+        PAPER_THRESHOLD,
+    )
