@@ -62,7 +62,8 @@ def look_at_cells(
         cluster: whose image tells the runs, where it is built; else, and with None, this environment does.
 
     Raises:
-        ConfigError: there is neither an image nor torch. CommandError: the matrix is wrong; `lada` has said why.
+        ConfigError: there is neither an image nor torch.
+        CommandError: the matrix is wrong; `lada` has said why.
     """
     runs = Path(runs_folder).resolve()
     arguments = ["matrix", name, "--runs", str(runs), "--json"]

@@ -191,9 +191,9 @@ def test_the_cache_of_generation() -> None:
 
 
 def test_states_of_full_fine_tuning_are_shared_by_zero() -> None:
-    """Weights in bf16, master weights and Adam's moments in float32; gradients too where DeepSpeed adds them up.
+    """Weights in bf16, master weights and Adam's moments in float32: 16 bytes with gradients in bf16.
 
-    So 16 bytes a parameter alone, 18 with DeepSpeed.
+    DeepSpeed adds gradients up in float32: 18 bytes.
     """
     model, count = "Qwen/Qwen3-8B", model_facts("Qwen/Qwen3-8B").architecture.parameters / GB
     for zero, bytes_each in ((0, 16), (1, 6 + 12 / 8), (2, 2 + 16 / 8), (3, 18 / 8)):
