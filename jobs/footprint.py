@@ -2,7 +2,7 @@
 
 What autograd keeps of a layer was counted with saved-tensor hooks on transformers' and peft's own modules; a
 test counts again. ZeRO-1 shares the optimiser's states among the ranks, ZeRO-2 gradients too, ZeRO-3 weights
-too. Units: bytes; GB are 10^9.
+too, which every pass then gathers layer by layer. Units: bytes; GB are 10^9.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ class Setup:
         lora: None for full fine-tuning.
         keeps_reference: a second adapter stands beside the trained one (clients).
         ranks: processes in all, a GPU each.
+        nodes: that they lie on.
         checkpointing: activations of a layer are computed again in the backward pass.
         micro_tokens, head_chunk: see `TrainOptions`, `Numerics`.
-        rows: decoded side by side.
+        rows: decoded side by side, by each rank.
+        longest_response: of some hundred responses, by their mean.
         longest_prompt, max_new_tokens: in tokens.
         responses: most texts of one training example.
         prompt_tokens: most prompt tokens that are read at a time; None: all rows' prompts.
@@ -54,6 +56,8 @@ class Setup:
     responses: int
     planning: Planning
     prompt_tokens: int | None = None
+    nodes: int = 1
+    longest_response: float = 2.4
 
     @property
     def shape(self) -> Architecture:
@@ -71,6 +75,22 @@ class Setup:
     def weight_bytes(self) -> float:
         """Of the whole model in bf16."""
         return BF16 * self.shape.parameters
+
+    @property
+    def adapter_bytes(self) -> int:
+        """Of its adapters in float32, the reference among them."""
+        return 0 if self.lora is None else FP32 * self.trained * (2 if self.keeps_reference else 1)
+
+    @property
+    def shards(self) -> bool:
+        """Whether each rank holds a share of the weights and every pass gathers them."""
+        return self.zero == 3 and self.ranks > 1
+
+    @property
+    def link_gbs(self) -> float:
+        """10^9 bytes/s at which a rank gathers what others hold."""
+        gpu = self.planning.accelerator
+        return gpu.link_gbs if self.nodes == 1 else min(gpu.link_gbs, gpu.node_link_gbs)
 
     @property
     def kv_bytes(self) -> int:
@@ -115,34 +135,37 @@ class Footprint:
 
 
 def training_footprint(setup: Setup) -> Footprint:
-    """The peak of a training step on each rank (GB), DeepSpeed's bf16 engine assumed.
+    """The peak of a training step on each rank (GB).
 
-    Full fine-tuning: weights and gradients in bf16, master weights and Adam's two moments in float32. LoRA:
-    frozen weights in bf16, the adapter and all that belongs to it in float32. Choice: what a party keeps
-    beside its weights to come back to (reference and first weights in full fine-tuning) lies in host memory.
+    Full fine-tuning: weights in bf16, master weights and Adam's two moments in float32, gradients in float32
+    where DeepSpeed adds them up, else in bf16. LoRA: frozen weights in bf16, the adapter and all that belongs
+    to it in float32, under DeepSpeed with a copy. Choice: what a party keeps beside its weights to come back
+    to (reference and first weights in full fine-tuning) lies in host memory.
     """
     n, zero, trained = setup.ranks, setup.zero, setup.trained
+    deepspeed = n > 1 and zero >= 1
     own = BF16 if setup.lora is None else FP32
-    frozen = 0 if setup.lora is None else setup.weight_bytes
-    adapters = trained * own * (2 if setup.lora is not None and setup.keeps_reference else 1)
-    states = trained * (3 if setup.lora is None else 2) * FP32
+    gradient = FP32 if deepspeed else own
+    states = trained * (3 if setup.lora is None or deepspeed else 2) * FP32
     parts = {
-        "weights": (frozen + adapters) / (n if zero >= 3 else 1),
-        "gradients": trained * own / (n if zero >= 2 else 1),
+        "weights": (setup.weight_bytes + setup.adapter_bytes) / (n if zero >= 3 else 1),
+        "gradients": trained * gradient / (n if zero >= 2 else 1),
         "optimiser": states / (n if zero >= 1 else 1),
         "activations": activation_bytes(setup),
         "logits": logit_bytes(setup),
-        "step": FP32 * _stepped(setup),
+        "step": _step_bytes(setup),
         "gathered": gathered_bytes(setup),
-        "buckets": 2.0 * own * min(trained, BUCKET) if n > 1 and zero >= 1 else 0,
+        # Two buckets that are filled in turn; one is sent in float32.
+        "buckets": (2.0 * own + (FP32 - own)) * min(trained, BUCKET) if deepspeed else 0,
     }
     return _footprint("training", parts, setup)
 
 
-def generation_footprint(setup: Setup, span: int) -> Footprint:
-    """The peak of decoding (GB) on each of ``span`` GPUs that hold one copy of the model together.
+def generation_footprint(setup: Setup) -> Footprint:
+    """The peak of decoding on each rank (GB), the training states gone.
 
-    Choice: the training states are gone by then, the adapter is merged, and each layer lies whole on one GPU.
+    Each rank answers its share of the prompts, in rows and a cache of its own. Under ZeRO-3 it holds its
+    share of the weights and what a pass has gathered, else all of them, the adapter merged into them.
     """
     shape, columns = setup.shape, setup.longest + 64
     read = setup.rows * setup.longest_prompt  # the first admission reads a prompt in every row …
@@ -150,21 +173,16 @@ def generation_footprint(setup: Setup, span: int) -> Footprint:
         read = min(read, max(setup.prompt_tokens, setup.longest_prompt))
     scores = shape.num_heads * setup.longest_prompt * (BF16 + FP32) if setup.facts.attention == "eager" else 0
     widest = BF16 * (3 * shape.intermediate_size + 4 * shape.hidden_size + 2 * shape.query_size)
+    # The eager kernel copies a layer's keys and values for as many heads as queries have.
+    copied = 2 * BF16 * shape.query_size if setup.facts.attention == "eager" else 0
     parts = {
-        "weights": setup.weight_bytes / span,
-        "KV cache": setup.rows * columns * setup.kv_bytes / span,
-        "prompts": read * (widest + scores + setup.kv_bytes / span),
+        "weights": (setup.weight_bytes + setup.adapter_bytes) / (setup.ranks if setup.shards else 1),
+        "gathered": gathered_bytes(setup),
+        "KV cache": setup.rows * (columns * setup.kv_bytes + setup.longest * copied),
+        "prompts": read * (widest + scores + setup.kv_bytes),
         "logits": setup.rows * shape.vocab_size * (BF16 + 2 * FP32),
     }
     return _footprint("generation", parts, setup)
-
-
-def generation_span(setup: Setup) -> int:
-    """Fewest GPUs (a power of two) that hold a copy and its cache; all of the setup's if fewer do not."""
-    span = 1
-    while span < setup.ranks and not generation_footprint(setup, span).fits:
-        span *= 2
-    return min(span, setup.ranks)
 
 
 def kept_bytes(setup: Setup) -> int:
@@ -217,17 +235,23 @@ def logit_bytes(setup: Setup) -> float:
     return float(chunk + slopes + trained_head)
 
 
-def _stepped(setup: Setup) -> float:
-    """Gradients that the optimiser holds in float32 at a time: a rank's share, ZeRO-3 in groups of it."""
+def _step_bytes(setup: Setup) -> float:
+    """What a step of full fine-tuning holds beside the states: of a rank's share, ZeRO-3 of groups of it.
+
+    Gradients in float32 and, where DeepSpeed steps with an AdamW that is not fused, a root of the second
+    moments.
+    """
     if setup.lora is not None:
         return 0.0
-    share = setup.trained / (setup.ranks if setup.zero >= 1 else 1)
-    return min(share, SUB_GROUP) if setup.zero == 3 else share
+    if setup.ranks == 1 or setup.zero == 0:
+        return float(FP32 * setup.trained)
+    share = setup.trained / setup.ranks
+    return 2 * FP32 * (min(share, SUB_GROUP) if setup.zero == 3 else share)
 
 
 def gathered_bytes(setup: Setup) -> float:
     """ZeRO-3: two layers and the head stand whole on every rank at a time."""
-    if setup.zero < 3 or setup.ranks == 1:
+    if not setup.shards:
         return 0.0
     return float(BF16 * (2 * setup.shape.layer_parameters + setup.shape.head_parameters))
 

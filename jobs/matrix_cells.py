@@ -1,7 +1,7 @@
 """The runs of a matrix as they stand: which they are, and how far each is.
 
-Which runs a matrix means is told by `lada matrix --json`, in the image or, without a cluster, in this
-environment: resolving a configuration needs the methods, and those need torch.
+Which runs a matrix means is told by `lada matrix --json`, in the image or, before that is built and without a
+cluster, in this environment: resolving a configuration needs the methods, and those need torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jobs.cluster import Cluster
-from jobs.host import CommandError, run_lada
+from jobs.host import CommandError, ask_lada
 from jobs.snapshot import look
 from lada.errors import LadaError
 from lada.rundir import RunDir
@@ -61,9 +61,10 @@ def look_at_cells(
 
     Args:
         name, tier, size: see `read_matrix`.
-        cluster: whose image tells the runs; None: this environment does.
+        cluster: whose image tells the runs, where it is built; else, and with None, this environment does.
 
     Raises:
+        ConfigError: there is neither an image nor torch.
         CommandError: the matrix is wrong; `lada` has said why.
     """
     runs = Path(runs_folder).resolve()
@@ -72,7 +73,7 @@ def look_at_cells(
         arguments += [key, value] if value else []
     if cluster is not None:
         own = [Path(name).resolve()] if name.endswith((".yaml", ".yml")) else []
-        listed = json.loads(run_lada(cluster, arguments, runs=runs, files=own))
+        listed = json.loads(ask_lada(cluster, arguments, own, runs=runs))
     else:
         done = subprocess.run(
             [sys.executable, "-m", "lada", *arguments], stdout=subprocess.PIPE, text=True, check=False

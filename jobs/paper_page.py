@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from jobs.footprint import Footprint, generation_span
+from jobs.footprint import Footprint
 from jobs.paper_plan import Estimate, PartyEstimate, StageEstimate
 from jobs.words import size
 from lada.config import RunConfig
@@ -89,7 +89,7 @@ def _memory(one: Estimate) -> Table:
     for party in one.parties:
         shown = [party.generation] if party.training is None else [party.training, party.generation]
         for row, found in enumerate(shown):
-            table.add_row(*(_party_cells(party) if row == 0 else ("",) * 4), *_footprint_cells(party, found))
+            table.add_row(*(_party_cells(party) if row == 0 else ("",) * 4), *_footprint_cells(found))
     return table
 
 
@@ -100,12 +100,9 @@ def _party_cells(party: PartyEstimate) -> tuple[str, ...]:
     return party.party.name, name, f"{count:.1f}", f"{party.gpus}{zero}"
 
 
-def _footprint_cells(party: PartyEstimate, found: Footprint) -> list[str]:
-    work: str = found.kind
-    if work == "generation" and (span := generation_span(party.setup)) > 1:
-        work = f"generation /{span}"
+def _footprint_cells(found: Footprint) -> list[str]:
     sums = [sum(found.parts.get(part, 0.0) for part in parts) for parts in MEMORY_PARTS.values()]
-    return [work, *(f"{value:.1f}" if value else "" for value in sums), f"{found.gb:.1f}"]
+    return [found.kind, *(f"{value:.1f}" if value else "" for value in sums), f"{found.gb:.1f}"]
 
 
 def _work(one: Estimate) -> Table:
@@ -166,18 +163,21 @@ def _from_begin_to_end(one: Estimate) -> str:
 
 
 def _notes(one: Estimate) -> list[str]:
-    gpu, speed, texts = one.planning.accelerator, one.planning.efficiency, one.planning.texts
+    gpu, speed = one.planning.accelerator, one.planning.efficiency
+    texts = one.planning.texts.of(one.config.dataset.name)
     return [
         "states: gradients and optimiser. activity: activations, or prompts that are read. shared: what "
-        "ranks gather and exchange. Z: ZeRO stage. /n: a copy of the model lies over n GPUs, of which one "
-        "works at a time. h each: of the longest. Tokens in 10^6: read without training, trained on (all "
+        "ranks gather and exchange. Z: ZeRO stage; under Z3 every pass gathers all weights, in generation "
+        "for each token. h each: of the longest. Tokens in 10^6: read without training, trained on (all "
         "epochs), newly generated. sends: what the method sends, a message once per recipient; adapters: "
         "these (their hash alone above exchange.max_delta_bytes) and rewards.",
         f"Assumed, not measured (`planning` in the cluster file): {gpu.tflops:g} TFLOP/s, of which "
         f"training reaches {speed.training:.0%}, other passes {speed.forward:.0%}; {gpu.bandwidth_gbs:g} "
         f"GB/s, of which decoding reaches {speed.decoding:.0%}, but {speed.launch_ms:g} ms a layer and "
-        f"token at least; {gpu.link_gbs:g} GB/s between GPUs; weights load at {speed.load_gbs:g} GB/s; a "
-        f"stage starts in {speed.start_minutes:g} minutes. Tokens: prompt {texts.question}, one-shot "
+        f"token at least; {gpu.link_gbs:g} GB/s between GPUs, {gpu.node_link_gbs:g} "
+        f"between nodes; weights load at {speed.load_gbs:g} GB/s; a stage starts in "
+        f"{speed.start_minutes:g} minutes. Training computes {speed.padding:g} tokens for each that is "
+        f"there, {speed.gathered_padding:g} under Z3. Tokens: prompt {texts.question}, one-shot "
         f"{texts.demonstration} more, response {texts.response}. A threshold selects "
         f"{one.planning.selected:.0%} of the public set.",
         "Left out: the queue, second attempts, filters and votes (seconds), host memory, which holds the "
@@ -223,7 +223,7 @@ def _party_values(party: PartyEstimate) -> dict[str, Any]:
         "room_gb": party.generation.room_gb,
         "training_gb": None if party.training is None else party.training.parts,
         "generation_gb": party.generation.parts,
-        "generation_span": generation_span(setup),
+        "gathers_weights": setup.shards,
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from jobs.assumptions import Planning
+from jobs.assumptions import Planning, Texts
 from jobs.cluster import Cluster, Resources
 from jobs.footprint import FP32, Footprint, Setup
 from jobs.method_works import stage_work
@@ -156,12 +156,14 @@ def setup_of(config: RunConfig, party: PartyOptions, resources: Resources, plann
         responses=1 + len(config.clients) if server else 2,
         planning=planning,
         prompt_tokens=config.generation.prompt_tokens,
+        nodes=resources.nodes,
+        longest_response=planning.texts.of(config.dataset.name).longest_response,
     )
 
 
 def _longest_prompt(config: RunConfig, planning: Planning, *, server: bool) -> int:
     """Tokens of a party's longest prompt; WASP's server reads examples with their solutions."""
-    texts = planning.texts
+    texts = planning.texts.of(config.dataset.name)
     longest = texts.longest_question + (texts.demonstration if config.shots else 0)
     if not server or config.method["name"] != "wasp":
         return longest
@@ -219,7 +221,7 @@ def _stage(
         group,
         party.gpus,
         effort(found.works, party.setup),
-        _sent_bytes(party.setup, found),
+        _sent_bytes(party.setup.planning.texts.of(config.dataset.name), found),
         _extra_bytes(config, party.setup, found),
         _peak_gb(party, found),
         not found.unknown,
@@ -234,9 +236,8 @@ def _peak_gb(party: PartyEstimate, found: StageWork) -> float:
     return max(party.generation.gb, party.training.gb if trains and party.training is not None else 0.0)
 
 
-def _sent_bytes(setup: Setup, found: StageWork) -> float:
+def _sent_bytes(texts: Texts, found: StageWork) -> float:
     """What a stage's method sends, without what JSON and tensor files add."""
-    texts = setup.planning.texts
     each = texts.response * texts.bytes_per_token + ID_BYTES
     return found.texts * each + found.ids * ID_BYTES + found.other
 

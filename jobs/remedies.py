@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from jobs.footprint import Footprint, Setup, generation_footprint, generation_span, training_footprint
+from jobs.footprint import Footprint, Setup, generation_footprint, training_footprint
 from lada.config import LoraOptions
 
 MOST_GPUS = 128
@@ -13,7 +13,7 @@ MOST_GPUS = 128
 
 def footprints(setup: Setup) -> tuple[Footprint, Footprint]:
     """Of training and of generation."""
-    return training_footprint(setup), generation_footprint(setup, generation_span(setup))
+    return training_footprint(setup), generation_footprint(setup)
 
 
 def fits(setup: Setup, *, trains: bool = True) -> bool:

@@ -40,7 +40,7 @@ class Run:
     """A run's sizes and lengths, by which steps count their work."""
 
     def __init__(self, config: RunConfig, planning: Planning) -> None:
-        self.config, self.texts = config, planning.texts
+        self.config, self.texts = config, planning.texts.of(config.dataset.name)
         self.method: Mapping[str, Any] = config.method
         self.clients = len(config.clients)
         self.public, self.test = config.data.num_public, config.data.num_test

@@ -3,7 +3,7 @@
 FLOPs: 2 per weight and token forward, the attention's scores (their causal half), the head at response
 positions alone; backward as much again for the inputs and, in full fine-tuning, for the weights; with
 checkpointing one forward pass more. Seconds: the larger of arithmetic at the assumed efficiency and of what
-has to be moved meanwhile.
+has to be moved meanwhile; in generation under ZeRO-3 both, since little is computed on what was gathered.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from jobs.footprint import BF16, GB, Setup, generation_span
+from jobs.footprint import BF16, FP32, GB, Setup
 
 TERA = 1e12
+FREE_ROWS = 8
+"""One in so many rows is free before new prompts are read (`lada.decoding.Decoder.wants_rows`)."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,17 @@ def work_seconds(work: Work, setup: Setup) -> float:
         return _decoding_seconds(work, setup)
     gpu, speed = setup.planning.accelerator, setup.planning.efficiency
     share = speed.training if isinstance(work, Training) else speed.forward
-    computing = work_flops(work, setup) / (setup.ranks * gpu.tflops * TERA * share)
-    return max(computing, _moved_bytes(work, setup) / (gpu.link_gbs * GB))
+    computed = work_flops(work, setup) * _padding(work, setup)
+    computing = computed / (setup.ranks * gpu.tflops * TERA * share)
+    return max(computing, _moved_bytes(work, setup) / (setup.link_gbs * GB))
+
+
+def _padding(work: Pass, setup: Setup) -> float:
+    """Tokens that are computed, by tokens that are there; without gradients all texts stand by length."""
+    speed = setup.planning.efficiency
+    if not isinstance(work, Training):
+        return 1.0
+    return speed.gathered_padding if setup.shards else speed.padding
 
 
 def _forward(setup: Setup, length: float, head_rows: float) -> float:
@@ -138,42 +149,63 @@ def _forward(setup: Setup, length: float, head_rows: float) -> float:
 
 
 def _moved_bytes(work: Pass, setup: Setup) -> float:
-    """What each rank gathers and shares: weights per pass under ZeRO-3, gradients per step."""
+    """What each rank takes from others: weights in each pass under ZeRO-3, and gradients.
+
+    Gradients go in float32: under ZeRO-2 and ZeRO-3 to the rank that holds their share, after every
+    micro-batch; else once a step. The weights that ZeRO-1 and ZeRO-2 have stepped go to all.
+    """
     if setup.ranks == 1:
         return 0.0
-    moved = 0.0
-    training = isinstance(work, Training)
-    if setup.zero == 3:
-        if training:
-            assert isinstance(work, Training)
-            per_rank = work.tokens / work.steps / setup.ranks
-            passes = work.steps * max(1, math.ceil(per_rank / setup.micro_tokens))
-            passes *= 3 if setup.checkpointing else 2
-        else:
-            passes = max(1, math.ceil(work.tokens / setup.ranks / setup.micro_tokens))
-        moved += passes * setup.weight_bytes
-    if training:
-        assert isinstance(work, Training)
-        moved += work.steps * 2.0 * BF16 * setup.trained
-    return moved
+    own = BF16 if setup.lora is None else FP32
+    if not isinstance(work, Training):
+        passes = max(1, math.ceil(work.tokens / setup.ranks / setup.micro_tokens))
+        moved = passes * setup.weight_bytes if setup.shards else 0.0
+    else:
+        per_rank = work.tokens * _padding(work, setup) / work.steps / setup.ranks
+        passes = work.steps * max(1, math.ceil(per_rank / setup.micro_tokens))
+        gathers = (3 if setup.checkpointing else 2) if setup.shards else 0
+        moved = passes * gathers * setup.weight_bytes
+        moved += FP32 * setup.trained * (passes if setup.zero >= 2 else work.steps)
+        moved += own * setup.trained * (work.steps if setup.zero < 3 else 0)
+    return moved * _others(setup)
+
+
+def _others(setup: Setup) -> float:
+    """Share of what is gathered that other ranks hold."""
+    return 1 - 1 / setup.ranks
 
 
 def _decoding_seconds(work: Generation, setup: Setup) -> float:
-    """Rows are refilled as they end, so all but the last ones are decoded at full width.
+    """Each rank answers its share of the prompts; rows are refilled as they end, the last are waited for.
 
-    Copies of the model on ``span`` GPUs each share the prompts; of a copy's GPUs one works at a time.
+    Under ZeRO-3 all ranks' passes are in step, and each pass gathers all weights, be it one token for every
+    row or new prompts that are read.
     """
     gpu, speed = setup.planning.accelerator, setup.planning.efficiency
-    span = generation_span(setup)
-    mine = work.count / max(1, setup.ranks // span)
+    mine = math.ceil(work.count / setup.ranks)
     if mine <= 0 or work.response <= 0:
         return 0.0
-    rows = min(setup.rows, math.ceil(mine))
-    steps = work.response * mine / rows + work.response
+    rows = min(setup.rows, mine)
+    steps, admissions = _decoding_passes(work, setup, mine)
     context = work.prompt + work.response / 2
     bandwidth = gpu.bandwidth_gbs * GB * speed.decoding
     moving = (setup.weight_bytes + rows * context * setup.kv_bytes) / bandwidth
     computing = rows * _forward(setup, 1, 1) / (gpu.tflops * TERA * speed.forward)
     launching = setup.shape.num_layers * speed.launch_ms / 1000
     reading = mine * _forward(setup, work.prompt, 1) / (gpu.tflops * TERA * speed.forward)
-    return reading + steps * max(moving, computing, launching)
+    gathering = setup.weight_bytes * _others(setup) / (setup.link_gbs * GB) if setup.shards else 0.0
+    return reading + steps * max(moving, computing, launching) + (steps + admissions) * gathering
+
+
+def _decoding_passes(work: Generation, setup: Setup, mine: int) -> tuple[float, int]:
+    """Passes of a token for every row, and passes that read new prompts.
+
+    Within 15 % of simulated queues of 125 to 3000 prompts a rank in 32 or 64 rows. Choice: the longest
+    response is added whole, which is too much for queues that fill no row twice.
+    """
+    full = setup.rows * (1 - 1 / (2 * FREE_ROWS))
+    longest = min(setup.longest_response * work.response, setup.max_new_tokens)
+    at_a_time = max(1, setup.rows // FREE_ROWS)
+    if setup.prompt_tokens is not None:
+        at_a_time = max(1, min(at_a_time, int(setup.prompt_tokens // max(1, work.prompt))))
+    return work.response * mine / full + longest, math.ceil(mine / at_a_time)

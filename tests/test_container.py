@@ -137,6 +137,8 @@ def test_the_sites_own_binds_are_read_only(
     site = cluster(binds=["$SITE", "$SITE:/elsewhere"])
     binds = stage_binds(run, "server", PARTIES, site, job={})
     assert [str(bind) for bind in binds[-2:]] == [f"{tmp_path}:{tmp_path}:ro", f"{tmp_path}:/elsewhere:ro"]
+    devices = stage_binds(run, "server", PARTIES, cluster(binds=["/dev/shm"]), job={})
+    assert str(devices[-1]) == "/dev/shm:/dev/shm:ro", "as /dev/infiniband is shown where there is one"
 
 
 def test_the_paper_tier_needs_a_folder_of_models(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from jobs.footprint import (
     Setup,
     activation_bytes,
     generation_footprint,
-    generation_span,
     kept_bytes,
     logit_bytes,
     training_footprint,
@@ -185,16 +184,19 @@ def test_the_cache_of_generation() -> None:
     for layer in range(3):
         cache.update(states, states, layer)
     measured = sum(part.nbytes for buffers in cache._buffers for part in buffers)
-    assert generation_footprint(one, 1).parts["KV cache"] * GB == measured
+    assert generation_footprint(one).parts["KV cache"] * GB == measured
 
 
 # -- arithmetic
 
 
 def test_states_of_full_fine_tuning_are_shared_by_zero() -> None:
-    """Sixteen bytes each: weights and gradients in bf16, master weights and Adam's moments in float32."""
+    """Weights in bf16, master weights and Adam's moments in float32: 16 bytes with gradients in bf16.
+
+    DeepSpeed adds gradients up in float32: 18 bytes.
+    """
     model, count = "Qwen/Qwen3-8B", model_facts("Qwen/Qwen3-8B").architecture.parameters / GB
-    for zero, bytes_each in ((0, 16), (1, 4 + 12 / 8), (2, 2 + 14 / 8), (3, 16 / 8)):
+    for zero, bytes_each in ((0, 16), (1, 6 + 12 / 8), (2, 2 + 16 / 8), (3, 18 / 8)):
         parts = training_footprint(setup(model, lora=False, ranks=8, zero=zero)).parts
         states = parts["weights"] + parts["gradients"] + parts["optimiser"]
         assert states == pytest.approx(bytes_each * count, rel=1e-6), zero
@@ -230,13 +232,39 @@ def test_near_the_performance_studys_table(model: str, gb: float) -> None:
     assert 0.8 <= training_footprint(one).gb / gb <= 1.5
 
 
-def test_a_copy_lies_over_as_few_gpus_as_hold_it() -> None:
-    spans = {
-        model: generation_span(setup(model, ranks=8))
-        for model in ("Qwen/Qwen3-8B", "Qwen/Qwen3-32B", "Qwen/Qwen2.5-72B-Instruct")
-    }
-    assert spans == {"Qwen/Qwen3-8B": 1, "Qwen/Qwen3-32B": 2, "Qwen/Qwen2.5-72B-Instruct": 4}
-    assert generation_span(setup("Qwen/Qwen3-32B", ranks=8, rows=8)) == 1, "a smaller cache fits beside it"
+def test_deepspeed_s_step_of_adamw_holds_gradients_and_a_root_of_the_moments() -> None:
+    """Of Qwen3-8B's 8.19e9 parameters; ZeRO-3 steps 10^9 of its share at a time."""
+    for ranks, zero, gb in ((1, 0, 32.763), (8, 2, 8.191), (2, 3, 8.0), (16, 3, 4.095)):
+        parts = training_footprint(setup("Qwen/Qwen3-8B", lora=False, ranks=ranks, zero=zero)).parts
+        assert parts["step"] == pytest.approx(gb, rel=1e-3), (ranks, zero)
+
+
+def test_every_rank_decodes_its_own_rows_beside_its_share_and_a_whole_layer() -> None:
+    """Qwen2.5-72B in eight shares, by hand.
+
+    A layer: queries and output 2 * 8192^2, keys and values 2 * 8192 * 1024, MLP 3 * 8192 * 29568, norms
+    2 * 8192, biases 8192 + 2048; 80 of them, two ends of 152064 * 8192, a norm. An adapter of rank 16 has in
+    each layer 16 * (2 * 16384 + 2 * 9216 + 3 * 37760), in float32, and a client's reference as much.
+    """
+    one = setup("Qwen/Qwen2.5-72B-Instruct", ranks=8, zero=3)
+    parts = generation_footprint(one).parts
+    layer = 134_217_728 + 16_777_216 + 726_663_168 + 16_384 + 10_240
+    end = 1_245_708_288
+    adapters = 2 * 4 * 80 * 16 * (32_768 + 18_432 + 113_280)
+    weights = 2 * (80 * layer + 2 * end + 8192)
+    assert parts["weights"] == pytest.approx((weights + adapters) / 8 / 1e9, rel=1e-9)
+    assert parts["gathered"] == pytest.approx(2 * (2 * layer + end) / 1e9, rel=1e-9)
+    # 64 rows of 512 + 1024 + 64 columns; keys and values of 8 heads of 128 in 80 layers, two bytes each
+    assert parts["KV cache"] == pytest.approx(64 * 1600 * 327_680 / 1e9, rel=1e-9)
+    assert generation_footprint(replace(one, ranks=16)).parts["KV cache"] == parts["KV cache"]
+
+
+def test_without_zero_3_every_rank_generates_with_all_weights() -> None:
+    two, eight = (setup("Qwen/Qwen3-8B", ranks=ranks, zero=2) for ranks in (2, 8))
+    assert generation_footprint(two).parts == generation_footprint(eight).parts
+    assert "gathered" not in generation_footprint(eight).parts
+    assert not generation_footprint(setup("Qwen/Qwen3-32B", ranks=8, zero=2)).fits
+    assert generation_footprint(setup("Qwen/Qwen3-32B", ranks=8, zero=3)).fits
 
 
 # -- what would fit
@@ -271,5 +299,5 @@ def test_more_gpus_where_nothing_else_helps() -> None:
 
 
 def test_a_model_that_nobody_trains_needs_no_room_for_it() -> None:
-    server = setup("Qwen/Qwen2.5-72B-Instruct", ranks=8, zero=0, keeps_reference=False)
+    server = setup("Qwen/Qwen3-32B", rows=8, keeps_reference=False)
     assert fits(server, trains=False) and not fits(server)

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from jobs.__main__ import main
+from jobs.cluster import load_cluster
 from jobs.matrix_cells import CellView, look_at_cells
 from jobs.matrix_text import render
 from lada.config import Options
@@ -126,6 +127,15 @@ def test_the_command_asks_lada_for_the_runs(tmp_path: Path, capfd: pytest.Captur
     assert {run["seed"] for run in shown["runs"]} == {0, 1, 2}
     assert main(["matrix-status", "lab-thresh", "--runs", str(tmp_path)]) == 2
     assert "did you mean 'lab-threshold'" in capfd.readouterr().err
+
+
+def test_a_grid_needs_no_image(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert not load_cluster("a800").image_path.exists(), "of a site that this machine is not"
+    runs = tmp_path / "none"
+    arguments = ["matrix-status", "table2", "--tier", "paper", "--cluster", "a800", "--runs", str(runs)]
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["states"] == {"to do": 120}
+    assert not runs.exists(), "nothing is written"
 
 
 class Cluster(Options):

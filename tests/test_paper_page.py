@@ -51,7 +51,7 @@ def test_one_page_whose_last_line_is_the_total(
 ) -> None:
     assert plan(tmp_path, scenario=scenario) == 0
     shown = capsys.readouterr().out
-    assert 15 < total(shown) < 100
+    assert 40 < total(shown) < 200
     assert len(shown.splitlines()) <= 66 and max(map(len, shown.splitlines())) <= WIDTH, "a page"
     assert shown.startswith(f"Scenario {scenario}: lada on mathinstruct, LoRA of rank 16, one seed")
     assert "zero-shot, 5 rounds:" in shown and "one-shot, 5 rounds:" in shown
@@ -65,7 +65,7 @@ def test_a_stage_beyond_its_time_limit_is_named(tmp_path: Path, capsys: pytest.C
     site.write_text(text.replace("minutes: 1440", "minutes: 15"))
     assert plan(tmp_path, "--shots", "0", cluster=str(site)) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert re.search(r"server: a stage takes 0\.[34] h and may take 0\.25 h", shown)
+    assert re.search(r"server: a stage takes 0\.[67] h and may take 0\.25 h", shown)
     assert "client-1: a stage" not in shown
 
 
