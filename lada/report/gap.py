@@ -44,9 +44,21 @@ def learnability(results: Results, name: str) -> Drawing:
         caption = (
             "Federations of one client. Left: the client after distillation from each server, a line per "
             "client; right: the server after distillation from each client, a line per server. "
-            f"“{BEFORE}”: after local training (client), as it came (server). {seeds_said(results)}"
+            "The bar at a point: the same party before it, after local training (client) or as it came "
+            "(server). "
+            f"{_of_the_lab(results)}{seeds_said(results)}"
         )
         return drawing(name, figure, title="Learnability gap", caption=caption, missing=gaps(results))
+
+
+def _of_the_lab(results: Results) -> str:
+    """What levels mean where questions are made for a federation (`lada.data.lab`)."""
+    if not any(dataset.startswith("lab-") for dataset in results.matrix.datasets):
+        return ""
+    return (
+        "The lab's questions are of domains of a federation's own models, so levels differ between "
+        "federations: read a point against its bar. "
+    )
 
 
 def _table(results: Results) -> pd.DataFrame:
@@ -74,15 +86,15 @@ def _looks(table: pd.DataFrame) -> dict[str, Look]:
 
 
 def _panel(axes: Axes, rows: pd.DataFrame, side: str, look: dict[str, Look]) -> dict[str, Any]:
-    """Lines of one side's models over the other side's, after distillation, from before it on the left."""
+    """Lines of one side's models over the other side's, after distillation, a bar for before it at each."""
     mine, drawn = rows[rows["side"] == side], {}
     other = f"{OTHER[side]}_model"
     partners = sorted(set(mine[other]), key=lambda model: (size(model), model))
     for model in sorted(set(mine[f"{side}_model"]), key=lambda one: (size(one), one)):
         here = mine[mine[f"{side}_model"] == model]
         after = here[here["when"] == "after"].set_index(other).reindex(partners)
-        before = here[here["when"] == BEFORE]["mean"].mean()
-        style, at = look[model], range(1, len(partners) + 1)
+        before = here[here["when"] == BEFORE].set_index(other).reindex(partners)
+        style, at = look[model], range(len(partners))
         drawn[f"{side} {short(model)}"] = axes.errorbar(
             at,
             after["mean"],
@@ -93,12 +105,12 @@ def _panel(axes: Axes, rows: pd.DataFrame, side: str, look: dict[str, Look]) -> 
             capsize=1.5,
             **style.point,
         )
-        axes.plot([0, 1], [before, after["mean"].iloc[0]], color=style.color, linewidth=0.6, linestyle=":")
-        axes.plot([0], [before], color=style.color, linestyle="none", markersize=4, **style.point)
+        axes.vlines(at, before["mean"], after["mean"], color=style.color, linewidth=0.6)
+        axes.plot(at, before["mean"], color=style.color, linestyle="none", marker="_", markersize=9)
     spread = mine["std"].fillna(0)
     zoom(axes, (mine["mean"] - spread).min(), (mine["mean"] + spread).max(), least=LEAST_SPAN)
-    names = [BEFORE, *(short(model) for model in partners)]
+    names = [short(model) for model in partners]
     axes.set_xticks(range(len(names)), names, rotation=25, ha="right", rotation_mode="anchor")
-    axes.set_xlim(-0.3, len(partners) + 0.3)
+    axes.set_xlim(-0.3, len(partners) - 0.7)
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     return drawn

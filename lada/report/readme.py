@@ -74,8 +74,9 @@ def tables(root: Path = ROOT) -> dict[str, str]:
         if not (root / "configs" / "matrices" / path.name).with_suffix(".yaml").is_file():
             continue  # one row per run, or a matrix from elsewhere
         matrix, rows = read_matrix(path.stem, root / "configs"), read_rows(path)
-        if matrix.grid and of_one_place(matrix):
-            found[path.stem] = grid_table(matrix, rows).strip()
+        if matrix.grid:
+            if of_one_place(matrix):
+                found[path.stem] = grid_table(matrix, rows).strip()
             continue
         found[path.stem] = accuracy_tables(matrix, rows).strip()
         found[f"{path.stem}-filters"] = diagnostics_table(matrix, rows).strip()

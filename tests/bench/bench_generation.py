@@ -61,7 +61,7 @@ def our_arm(model: LanguageModel, prompts: list[list[int]], limits: list[int]) -
 
     def admit_limited(decoder: decoding.Decoder, rows: list[decoding.Row]) -> None:
         for row in rows:
-            row.limit = limits[row.index]
+            row.options = options.model_copy(update={"max_new_tokens": limits[row.index]})
         admit(decoder, rows)
 
     def run() -> list[str]:
@@ -73,7 +73,7 @@ def our_arm(model: LanguageModel, prompts: list[list[int]], limits: list[int]) -
 
 def bench(shape: Shape) -> None:
     model = build_model(shape)
-    model.eos_id = -1  # random weights end nowhere in particular
+    model.end_ids = frozenset()  # random weights end nowhere in particular
     draw = random.Random(7)
     prompts = token_lists(lengths(NUM_PROMPTS, 110, 0.45, 40, 320, draw), shape.vocab, draw)
     limits = lengths(NUM_PROMPTS, 80, 0.5, 16, LIMIT, draw)
