@@ -111,7 +111,8 @@ class TrainOptions(Options):
         learning_rate: of round 1; round t uses ``learning_rate * decay ** (t - 1)``.
         epochs: passes over the examples; ``max_steps`` fixes the number of steps instead.
         batch_size: examples (preference pairs) of one optimiser step, all micro-batches together.
-        micro_tokens: most padded tokens of one forward pass; decides memory and, in the last bits, numbers.
+        micro_tokens: most tokens of a micro-batch of more than one sample; where ranks share the weights,
+            with its padding. Decides memory and, in the last bits, numbers.
     """
 
     learning_rate: Rate
