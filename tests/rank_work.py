@@ -39,7 +39,7 @@ TRAINING = TrainOptions(learning_rate=0.01, epochs=2, batch_size=4, micro_tokens
 """The last batch of an epoch has three samples; a micro-batch holds one or two."""
 GREEDY = GenerationOptions(max_new_tokens=6, batch_size=2)
 SAMPLED = GenerationOptions(max_new_tokens=6, batch_size=2, temperature=0.7)
-MICRO_TOKENS, HEAD_CHUNK = 80, 16
+MICRO_TOKENS, HEAD_CHUNK = 60, 16
 
 
 TRAINED: dict[str, dict[str, Any]] = {

@@ -24,7 +24,7 @@ from lada.rundir import RunDir, Stage
 from lada.torchrun import exit_code
 from tests.federation import commit, drive, make
 from tests.pauses import content, without
-from tests.rank_work import MICRO_TOKENS, case, everything, open_case
+from tests.rank_work import TRAINING, case, everything, open_case
 from tests.smallest_models import SETTINGS
 from tests.tiny_models import tiny_config, tiny_tokenizer
 
@@ -135,7 +135,7 @@ def test_ranks_compute_what_one_does(ranks: int, name: str, alone: Any, several:
     seen, state = json.loads((out / f"{name}.json").read_text()), load_file(out / f"{name}.safetensors")
     share, widest = seen.pop("share"), seen.pop("widest")
     if name.endswith("z3"):
-        assert widest <= MICRO_TOKENS, "padding counts where a micro-batch is one pass"
+        assert widest <= TRAINING.micro_tokens, "padding counts where a micro-batch is one pass"
     expected, trained = alone(name)
     assert (share < 0.6) == name.endswith("z3"), "a rank holds about its share of the weights"
     assert {value.dtype for value in state.values()} == {value.dtype for value in trained.values()}
