@@ -170,7 +170,7 @@ def _notes(one: Estimate) -> list[str]:
         "ranks gather and exchange. Z: ZeRO stage; under Z3 every pass gathers all weights, in generation "
         "for each token. h each: of the longest. Tokens in 10^6: read without training, trained on (all "
         "epochs), newly generated. sends: what the method sends, a message once per recipient; adapters: "
-        "these (their hash alone above exchange.max_delta_bytes) and rewards.",
+        "these (of weight deltas above exchange.max_delta_bytes the hash alone) and rewards.",
         f"Assumed, not measured (`planning` in the cluster file): {gpu.tflops:g} TFLOP/s, of which "
         f"training reaches {speed.training:.0%}, other passes {speed.forward:.0%}; {gpu.bandwidth_gbs:g} "
         f"GB/s, of which decoding reaches {speed.decoding:.0%}, but {speed.launch_ms:g} ms a layer and "

@@ -243,9 +243,11 @@ def _sent_bytes(texts: Texts, found: StageWork) -> float:
 
 
 def _extra_bytes(config: RunConfig, setup: Setup, found: StageWork) -> float:
-    """Rewards, and adapters or weight deltas: above the exchange's limit their hash alone."""
+    """Rewards, and adapters or weight deltas: above the exchange's limits their hash alone."""
     rewards = found.rewards if config.exchange.publish_rewards else 0.0
     if not config.exchange.publish_adapters:
         return rewards
-    size = setup.trained * FP32 if setup.lora is not None else setup.weight_bytes
-    return rewards + found.models * (size if size <= config.exchange.max_delta_bytes else DIGEST_BYTES)
+    adapter = setup.lora is not None
+    size = setup.trained * FP32 if adapter else setup.weight_bytes
+    most = config.exchange.most_published(adapter=adapter)
+    return rewards + found.models * (size if size <= most else DIGEST_BYTES)

@@ -111,7 +111,8 @@ class TrainOptions(Options):
         learning_rate: of round 1; round t uses ``learning_rate * decay ** (t - 1)``.
         epochs: passes over the examples; ``max_steps`` fixes the number of steps instead.
         batch_size: examples (preference pairs) of one optimiser step, all micro-batches together.
-        micro_tokens: most padded tokens of one forward pass; decides memory and, in the last bits, numbers.
+        micro_tokens: most tokens of a micro-batch of more than one sample; where ranks share the weights,
+            with its padding. Decides memory and, in the last bits, numbers.
     """
 
     learning_rate: Rate
@@ -176,10 +177,15 @@ class ExchangeOptions(Options):
     publish_confidence: bool = False
     """The sender's token confidence in each response; an addition to the paper."""
     max_delta_bytes: Positive = 64 * 2**20
-    """A weight delta above this is published as its hash alone."""
+    """A weight delta of full fine-tuning above this is published as its hash alone."""
     max_file_bytes: Positive = 4 * 2**30
+    """A larger file is refused by readers; so a larger adapter is published as its hash alone."""
     max_line_bytes: Positive = 2**20
     max_items: Positive = 1_000_000
+
+    def most_published(self, *, adapter: bool) -> int:
+        """Bytes above which an adapter, or a weight delta, is published as its hash alone."""
+        return self.max_file_bytes if adapter else min(self.max_delta_bytes, self.max_file_bytes)
 
 
 class Numerics(Options):

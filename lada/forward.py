@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from lada.language_model import LanguageModel
 from lada.losses import gathered_log_probs, response_log_probs, top_log_probs
 from lada.zero import one_pass
 
+T = TypeVar("T")
 Ids = tuple[int, ...]
 Pair = tuple[Ids, Ids]
 """Token ids of a prompt and of a response."""
@@ -94,7 +96,8 @@ def _rows(model: LanguageModel, sequences: Sequence[Pair]) -> tuple[Tensor, Tens
     assert all(prompt for prompt, _ in sequences), "a response needs a prompt before its first token"
     lengths = [len(prompt) + len(response) for prompt, response in sequences]
     order = sorted((i for i, (_, response) in enumerate(sequences) if response), key=lambda i: -lengths[i])
-    # Choice: where a pass gathers the weights, it takes everything: all ranks must make as many.
+    # Choice: where a pass gathers the weights, it takes everything. All ranks must make as many passes, which
+    # they agree on by groups of sequences (`micro_batches`); gathering twice costs more than the padding.
     pass_cost = _ONE_PASS if model.ranks.shards else _PASS_COST.get(model.device.type, 1024)
     states: list[Tensor] = []
     targets: list[int] = []
@@ -149,3 +152,27 @@ def cut(lengths: Sequence[int], pass_cost: int) -> list[tuple[int, int]]:
         runs.append((starts[end - 1], end))
         end = starts[end - 1]
     return runs[::-1]
+
+
+def micro_batches(
+    model: LanguageModel, items: Sequence[T], lengths: Sequence[Sequence[int]], limit: int
+) -> list[list[T]]:
+    """Consecutive groups of items whose sequences are computed together: at most ``limit`` tokens each.
+
+    Where ranks share the weights, a group is one pass, and what it is padded with counts too. Elsewhere its
+    sequences are cut into passes by length, which leaves so little padding that it is not counted.
+
+    Args:
+        lengths: tokens of each sequence of each item; items whose longest sequences are alike should stand
+            together.
+        limit: an item that is larger is a group by itself.
+    """
+    groups: list[list[T]] = []
+    rows = longest = total = 0
+    for item, own in zip(items, lengths, strict=True):
+        rows, longest, total = rows + len(own), max([longest, *own]), total + sum(own)
+        if not groups or (rows * longest if model.ranks.shards else total) > limit:
+            groups.append([])
+            rows, longest, total = len(own), max(own, default=0), sum(own)
+        groups[-1].append(item)
+    return groups

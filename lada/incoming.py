@@ -155,15 +155,27 @@ def check_commit(
     """
     run_hashes = provenance.run_hashes(run)
     folder = run.commit(stage)
-    manifest, contents = read_folder(folder, stage.party, stage.name, limits=limits, run_hashes=run_hashes)
+    # Weights are as large as all of the driver's memory may be: no more of them at a time than must be.
+    manifest, contents = read_folder(
+        folder,
+        stage.party,
+        stage.name,
+        limits=limits,
+        run_hashes=run_hashes,
+        wanted=lambda entry: entry.kind != "state" or _is_public(entry),
+    )
     legal = Legal(public_ids, synthetic_ids)
     for entry in manifest.files:
         origin = Origin(stage.party, stage.name, entry.path)
-        check = _check_public if entry.path.startswith("public/") else _check_private
-        check(entry, contents[entry.path], origin, limits, legal, adapter_schema)
+        check = _check_public if _is_public(entry) else _check_private
+        check(entry, contents.pop(entry.path, b""), origin, limits, legal, adapter_schema)
     for recipient in sorted(recipients_of(manifest)):
         _check_message(folder, stage, recipient, limits=limits, run_hashes=run_hashes)
     return manifest
+
+
+def _is_public(entry: FileEntry) -> bool:
+    return entry.path.startswith("public/")
 
 
 def _check_public(
@@ -235,7 +247,12 @@ def _check_message(
 ) -> None:
     """A message inside a commit must be whole and addressed to its folder."""
     message, _ = read_folder(
-        folder / "public" / recipient, stage.party, stage.name, limits=limits, run_hashes=run_hashes
+        folder / "public" / recipient,
+        stage.party,
+        stage.name,
+        limits=limits,
+        run_hashes=run_hashes,
+        wanted=lambda entry: False,
     )
     origin = Origin(stage.party, stage.name, f"public/{recipient}/{MANIFEST}")
     if message.recipient != recipient:

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lada.errors import ModelError
-from lada.forward import Pair, forward_gathered, forward_top
+from lada.forward import Pair, forward_gathered, forward_top, micro_batches
 from lada.language_model import LanguageModel
 from lada.payloads import Origin
 from lada.ranks import bundles, each
 from lada.resume import Phase, Resume, Saved, begin
-from lada.training import Example, cut_by_tokens
+from lada.training import Example
 
 _LEAST_LOGIT = -60_000.0
 """Within float16; a token this far below the likeliest has probability 0 anyway."""
@@ -227,7 +227,7 @@ def _take(
     rest = order[len(taken.values) :]
     model.network.eval()
     with torch.no_grad():
-        groups = cut_by_tokens(rest, [sizes[i] for i in rest], micro_tokens)
+        groups = micro_batches(model, rest, [[sizes[i]] for i in rest], micro_tokens)
         for shares in bundles(groups, model.ranks.size):
             pairs = [[(examples[i].prompt, examples[i].responses[0]) for i in group] for group in shares]
             seen = model.ranks.call(each, model, look[0], pairs, *look[1:])

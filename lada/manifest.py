@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -117,12 +117,19 @@ def read_manifest(folder: Path, party: str, stage: str) -> Manifest:
 
 
 def read_folder(
-    folder: Path, party: str, stage: str, *, limits: ExchangeOptions, run_hashes: Collection[str]
+    folder: Path,
+    party: str,
+    stage: str,
+    *,
+    limits: ExchangeOptions,
+    run_hashes: Collection[str],
+    wanted: Callable[[FileEntry], bool] = lambda entry: True,
 ) -> tuple[Manifest, dict[str, bytes]]:
     """A folder's manifest and files, all that it lists and nothing else, of the stated size and sha256.
 
     Args:
         run_hashes: of run.yaml; the manifest names one of them.
+        wanted: files whose content is returned; of the others it is verified alone.
 
     Raises:
         ExchangeError: naming the file and the check that failed.
@@ -153,7 +160,8 @@ def read_folder(
             raise file_origin.error("size", f"{len(content)} bytes, manifest says {entry.bytes}")
         if sha256(content) != entry.sha256:
             raise file_origin.error("sha256", "content is not what the manifest says")
-        contents[entry.path] = content
+        if wanted(entry):
+            contents[entry.path] = content
     return manifest, contents
 
 

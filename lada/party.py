@@ -266,13 +266,14 @@ def model_payloads(model: LanguageModel, party: Party) -> tuple[Payload, dict[st
     """The private model state of a party, and what it publishes of it.
 
     Returns:
-        The payload for MODEL_FILE; file name -> payload to publish: the adapter or the weight delta, above
-        ``exchange.max_delta_bytes`` the delta's hash alone, nothing with ``exchange.publish_adapters`` off.
+        The payload for MODEL_FILE; file name -> payload to publish: the adapter or the weight delta, its hash
+        alone above `ExchangeOptions.most_published`, nothing with ``exchange.publish_adapters`` off.
     """
     private = tensors_payload(model.state(), "state")
     if not party.config.exchange.publish_adapters:
         return private, {}
-    delta, most = model.delta(), party.config.exchange.max_delta_bytes
+    delta = model.delta()
+    most = party.config.exchange.most_published(adapter=model.lora is not None)
     if sum(value.nbytes for value in delta.values()) <= most:
         data = tensors_payload(delta, "adapters")
         if len(data.data) <= most:

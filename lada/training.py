@@ -13,14 +13,13 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from lada.config import TrainOptions, derive_seed
 from lada.errors import ModelError
-from lada.forward import Ids, Pair, forward_gathered, forward_log_probs
+from lada.forward import Ids, Pair, forward_gathered, forward_log_probs, micro_batches
 from lada.language_model import LanguageModel
 from lada.losses import PairLoss, SoftLoss
 from lada.optimiser import close_optimiser, open_optimiser
@@ -155,7 +154,7 @@ def sequence_log_probs(
     Passes are formed by length, then id, so the order of ``examples`` does not matter.
 
     Args:
-        micro_tokens: most tokens of one group of passes.
+        micro_tokens: see `TrainOptions`.
         head_chunk: rows of logits that exist at a time.
         resume: may pause this after any group and go on there.
 
@@ -171,10 +170,10 @@ def sequence_log_probs(
     values: list[float] = [] if saved is None else saved.values
     state = partial(Saved, {}, values)
     rest = places[len(values) :]
-    sizes = [len(e.prompt) + len(e.responses[index]) for e, index in rest]
+    lengths = [[len(e.prompt) + len(e.responses[index])] for e, index in rest]
     model.network.eval()
     with torch.no_grad():
-        groups = cut_by_tokens(rest, sizes, micro_tokens)
+        groups = micro_batches(model, rest, lengths, micro_tokens)
         for shares in bundles(groups, model.ranks.size):
             pairs = [[(e.prompt, e.responses[index]) for e, index in group] for group in shares]
             for found in model.ranks.call(each, model, _log_probs, pairs, head_chunk):
@@ -243,9 +242,13 @@ def _accumulate(
     for it with some of weight 0, since under ZeRO all must meet in every backward pass.
     """
     ranks = model.ranks
-    sizes = {place: sum(len(e.prompt) + len(r) for r in e.responses) for place, e in enumerate(batch)}
-    order = sorted(sizes, key=sizes.__getitem__)[ranks.index :: ranks.size]
-    groups = cut_by_tokens(order, [sizes[place] for place in order], micro_tokens)
+    lengths = [[len(e.prompt) + len(response) for response in e.responses] for e in batch]
+    # By what a pass holds of a sample: where ranks share the weights, its rows as long as the longest.
+    size = _padded if ranks.shards else sum
+    order = sorted(range(len(batch)), key=lambda place: size(lengths[place]))[ranks.index :: ranks.size]
+    if ranks.shards:
+        order.sort(key=lambda place: max(lengths[place], default=0))
+    groups = micro_batches(model, order, [lengths[place] for place in order], micro_tokens)
     count = ranks.largest(len(groups))
     objective = 0.0
     losses: dict[int, list[TermLoss]] = {}
@@ -266,6 +269,10 @@ def _accumulate(
     gathered = ranks.gather((objective, losses))
     whole = {place: terms for _, share in gathered for place, terms in share.items()}
     return sum(part for part, _ in gathered), [term for place in sorted(whole) for term in whole[place]]
+
+
+def _padded(lengths: Sequence[int]) -> int:
+    return len(lengths) * max(lengths, default=0)
 
 
 def _micro_batch(
@@ -343,22 +350,6 @@ def _chosen_only(example: Example) -> Example:
     kept = sorted({term.chosen for term in example.terms})
     terms = tuple(replace(term, chosen=kept.index(term.chosen), rejected=None) for term in example.terms)
     return replace(example, responses=tuple(example.responses[i] for i in kept), terms=terms, reference=None)
-
-
-T = TypeVar("T")
-
-
-def cut_by_tokens(items: Sequence[T], sizes: Sequence[int], limit: int) -> list[list[T]]:
-    """Consecutive groups of at most ``limit`` tokens, each of at least one item."""
-    groups: list[list[T]] = []
-    room = 0
-    for item, size in zip(items, sizes, strict=True):
-        if not groups or size > room:
-            groups.append([])
-            room = limit
-        groups[-1].append(item)
-        room -= size
-    return groups
 
 
 @contextlib.contextmanager

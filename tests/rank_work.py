@@ -11,11 +11,13 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from lada import zero
 from lada.config import GenerationOptions, TrainOptions
@@ -33,7 +35,7 @@ from tests.tiny_models import EOS, FIRST_WORD, LORA, VOCAB, random_pairs, word
 PAIRS = random_pairs(7)
 """No multiple of 2 or 3: shares are ragged."""
 PROMPTS = [" ".join(word(FIRST_WORD + (7 * i + j) % 50) for j in range(2 + i % 4)) for i in range(5)]
-TRAINING = TrainOptions(learning_rate=0.01, epochs=2, batch_size=4, micro_tokens=60, weight_decay=0.1)
+TRAINING = TrainOptions(learning_rate=0.01, epochs=2, batch_size=4, micro_tokens=80, weight_decay=0.1)
 """The last batch of an epoch has three samples; a micro-batch holds one or two."""
 GREEDY = GenerationOptions(max_new_tokens=6, batch_size=2)
 SAMPLED = GenerationOptions(max_new_tokens=6, batch_size=2, temperature=0.7)
@@ -137,6 +139,18 @@ def share(model: LanguageModel) -> float:
     return held / sum(getattr(one, "ds_numel", one.numel()) for one in model.network.parameters())
 
 
+class Widest:
+    """The most tokens of one pass that this rank has made, padding and all."""
+
+    def __init__(self) -> None:
+        self.tokens, self._hidden = 0, LanguageModel.hidden
+
+    def hidden(self, model: LanguageModel, input_ids: Tensor, *rest: Any) -> Tensor:
+        """To be called in the place of the model's own."""
+        self.tokens = max(self.tokens, input_ids.numel())
+        return self._hidden(model, input_ids, *rest)
+
+
 def main(models: Path, out: Path, names: list[str]) -> None:
     """Every case, one after the other, in the same processes."""
     torch.set_num_threads(1)
@@ -147,9 +161,10 @@ def main(models: Path, out: Path, names: list[str]) -> None:
             if not ranks.leads:
                 ranks.follow()
                 continue
-            model = open_case(found, models, ranks)
+            model, widest = open_case(found, models, ranks), Widest()
+            model.hidden = partial(widest.hidden, model)  # type: ignore[method-assign]
             seen, state = everything(model)
-            seen["share"] = share(model)
+            seen |= {"share": share(model), "widest": widest.tokens}
             (out / f"{found}.json").write_text(json.dumps(seen))
             save_file(state, out / f"{found}.safetensors")
             ranks.dismiss()

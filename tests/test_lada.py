@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lada.config import SERVER
+from lada.config import SERVER, ExchangeOptions
 from lada.plugin_options import LaDaOptions as Config
 from lada.records import Response, Reward, SampleId, SampleLog, read_jsonl
 from lada.rundir import RunDir
@@ -99,6 +99,10 @@ def test_publication_can_be_turned_off_and_large_deltas_become_a_hash(tmp_path: 
     capped = drive(make(tmp_path, "exchange.max_delta_bytes=100", "rounds=1"))
     hashes = list((capped.root / "exchange").rglob("adapter_hash.json"))
     assert len(hashes) == 2 and len(json.loads(hashes[0].read_text())["sha256"]) == 64
+    small = drive(make(tmp_path, "exchange.max_delta_bytes=100", "lora.rank=4", "rounds=1"))
+    adapters = list((small.root / "exchange").rglob("adapter.safetensors"))
+    assert len(adapters) == 2 and adapters[0].stat().st_size > 100, "the limit is for weight deltas"
+    assert ExchangeOptions().most_published(adapter=True) == ExchangeOptions().max_file_bytes
 
 
 def test_the_same_run_twice_gives_the_same_bytes(reference: RunDir, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from lada.rundir import RunDir, Stage
 from lada.torchrun import exit_code
 from tests.federation import commit, drive, make
 from tests.pauses import content, without
-from tests.rank_work import case, everything, open_case
+from tests.rank_work import TRAINING, case, everything, open_case
 from tests.smallest_models import SETTINGS
 from tests.tiny_models import tiny_config, tiny_tokenizer
 
@@ -133,7 +133,9 @@ def several(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 def test_ranks_compute_what_one_does(ranks: int, name: str, alone: Any, several: Any) -> None:
     out = several(ranks, TWO if ranks == 2 else THREE)
     seen, state = json.loads((out / f"{name}.json").read_text()), load_file(out / f"{name}.safetensors")
-    share = seen.pop("share")
+    share, widest = seen.pop("share"), seen.pop("widest")
+    if name.endswith("z3"):
+        assert widest <= TRAINING.micro_tokens, "padding counts where a micro-batch is one pass"
     expected, trained = alone(name)
     assert (share < 0.6) == name.endswith("z3"), "a rank holds about its share of the weights"
     assert {value.dtype for value in state.values()} == {value.dtype for value in trained.values()}
@@ -168,6 +170,15 @@ def close(seen: Any, expected: Any, where: str = "") -> None:
         assert seen == pytest.approx(expected, rel=2e-4, abs=2e-4), where
     else:
         assert seen == expected, where
+
+
+def test_training_in_bfloat16_goes_on_where_it_paused(models: Path, tmp_path: Path) -> None:
+    names = ("llama-half-z1", "llama-half-z2", "llama-half-z3")
+    torchrun(2, "tests.rank_pauses", str(models), str(tmp_path), *names)
+    for name in names:
+        undisturbed, again, pauses = json.loads((tmp_path / f"{name}.json").read_text())
+        assert again == undisturbed, name
+        assert pauses == 2
 
 
 # -- whole stages

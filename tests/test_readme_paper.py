@@ -132,16 +132,16 @@ def filled(text: str) -> str:
     """README with its hours as `make plan` prints them; `python -m tests.test_readme_paper` writes it."""
     one, wall = planned("1", "lada", 0), 3 * sum(planned(*each).wall_hours for each in TABLE2)
     most = max(planned(*each).most_gpus for each in TABLE2)
-    run = f"{one.most_gpus} GPUs at a time | {one.wall_hours:.1f} h | 7 GB | {one.gpu_hours:.1f} |"
+    run = f"{one.most_gpus} GPUs at a time | {one.wall_hours:.1f} h | 19 GB | {one.gpu_hours:.1f} |"
     hours = f"{gpu_hours('table2'):,.0f}"
-    runs = f"up to {most} GPUs a run | {wall:.0f} h one run after another | 0.9 TB | {hours} |"
+    runs = f"up to {most} GPUs a run | {wall:.0f} h one run after another | 2 TB | {hours} |"
     text = re.sub(r"(?m)^(\| 5\. one run: [^|]*\| ).*$", lambda found: found[1] + run, text)
     text = re.sub(r"(?m)^(\| 6\. Table II: [^|]*\| ).*$", lambda found: found[1] + runs, text)
     return fill(text, {"gpu-hours": hours_table()})
 
 
 def test_hours_are_the_plan_s() -> None:
-    assert "| 7 GB | " in SECTION and "| 0.9 TB | " in SECTION and "<!-- gpu-hours -->" in SECTION
+    assert "| 19 GB | " in SECTION and "| 2 TB | " in SECTION and "<!-- gpu-hours -->" in SECTION
     assert filled(README) == README, "write it anew: python -m tests.test_readme_paper"
 
 

@@ -13,9 +13,10 @@ from tiny_models import ARCHITECTURES, EOS, LORA, random_ids, random_pairs, tiny
 from lada import losses, training
 from lada.config import LoraOptions, TrainOptions
 from lada.errors import ModelError
-from lada.forward import cut, forward_log_probs
+from lada.forward import cut, forward_log_probs, micro_batches
 from lada.language_model import LanguageModel, state_hash
 from lada.losses import PairLoss
+from lada.ranks import Ranks
 from lada.training import Example, Hooks, Term, fit, sequence_log_probs, with_reference
 from lada.training_state import StepLog
 
@@ -135,6 +136,16 @@ def test_cut_pads_little_and_joins_when_passes_are_dear() -> None:
     assert cut([50, 49, 10, 9], 10**6) == [(0, 4)]
     assert cut([50, 49, 10, 9], 0) == [(0, 1), (1, 2), (2, 3), (3, 4)]
     assert cut([], 5) == []
+
+
+def test_padding_counts_in_a_micro_batch_only_where_it_is_one_pass() -> None:
+    model, lengths = tiny_model(), [[10, 2], [10], [3, 3], [30, 30], []]
+    assert micro_batches(model, "abcde", lengths, 30) == [["a", "b", "c"], ["d"], ["e"]]
+    model.ranks = Ranks(0, 2, zero=3)
+    assert micro_batches(model, "abcde", lengths, 30) == [["a", "b"], ["c"], ["d"], ["e"]]
+    assert micro_batches(model, "", [], 30) == []
+    model.ranks = Ranks(0, 2, zero=2)
+    assert micro_batches(model, "abcde", lengths, 30) == [["a", "b", "c"], ["d"], ["e"]]
 
 
 # -- the reference

@@ -15,7 +15,7 @@ import pytest
 from jobs.assumptions import Planning
 from jobs.cluster import load_cluster
 from jobs.method_works import stage_work
-from jobs.paper_plan import both_settings, estimate
+from jobs.paper_plan import _extra_bytes, both_settings, estimate
 from jobs.stage_works import Run
 from jobs.workload import Generation, Pass, Training, _decoding_passes, effort, work_flops, work_seconds
 from lada.config import RunConfig
@@ -366,6 +366,17 @@ def test_lada_sends_less_than_fedkd_by_what_is_selected() -> None:
         for name in ("lada", "fedkd")
     }
     assert sent["lada"] / sent["fedkd"] == pytest.approx(3.57 / 5.15, abs=0.03)
+
+
+def test_adapters_are_published_whole_and_large_weight_deltas_as_a_hash() -> None:
+    config, plan = paper("3")
+    cluster, learn = load_cluster("a800"), Stage(1, "learn", "client-3")
+    found = estimate(config, plan, cluster)
+    (held,) = (one.setup for one in found.parties if one.party.name == "client-3")
+    (sent,) = (one.extra_bytes for one in found.stages if one.stage == learn)
+    assert config.exchange.max_delta_bytes < 4 * held.trained < sent < 4.04 * held.trained
+    work = stage_work(Run(config, found.planning), learn)
+    assert _extra_bytes(config, replace(held, lora=None), work) < 0.04 * held.trained
 
 
 def test_what_is_committed_is_left_out() -> None:

@@ -1,0 +1,72 @@
+"""Training by several ranks, once undisturbed and once paused again and again: run by torchrun.
+
+    torchrun --standalone --nproc-per-node=2 -m tests.rank_pauses MODELS OUT CASE …
+
+Cases are those of `tests.rank_work`; OUT/<case>.json gets what both ways came to and how often one paused.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lada import zero
+from lada.errors import Paused, end
+from lada.language_model import state_hash
+from lada.losses import PairLoss
+from lada.ranks import Ranks, joined
+from lada.resume import Resume
+from lada.rundir import RunDir, Stage
+from lada.training import fit
+from tests.pauses import Warned
+from tests.rank_work import HEAD_CHUNK, PAIRS, TRAINING, Case, case, open_case
+
+
+def trained(found: Case, models: Path, ranks: Ranks, resume: Resume | None) -> list[Any]:
+    """Norms of the steps, and a digest of the weights that a model read afresh is left with."""
+    model = open_case(found, models, ranks)
+    loss = PairLoss(kind="cross_entropy")
+    logs = fit(model, PAIRS, TRAINING, loss, learning_rate=0.01, seed=3, head_chunk=HEAD_CHUNK, resume=resume)
+    return [[one.grad_norm for one in logs], state_hash(model.state())]
+
+
+def paused(found: Case, models: Path, ranks: Ranks, folder: Path) -> tuple[list[Any], int]:
+    """`trained`, with an attempt for every two steps; and how many of them paused."""
+    run = RunDir(folder)
+    run.root.mkdir()
+    run.run_yaml.write_text("{}")
+    stage = Stage(1, "learn", "client-1")
+    for number in range(50):
+        resume = Resume(run, stage, attempt=f"{number}-x", earlier=[], warned=Warned(3))
+        try:
+            return trained(found, models, ranks, resume), number
+        except Paused:
+            continue
+    raise AssertionError(f"{found} comes to no end")
+
+
+def main(models: Path, out: Path, names: list[str]) -> None:
+    """Every case, one after the other, in the same processes."""
+    torch.set_num_threads(1)
+    zero.KEPT_WHOLE = 40  # else nothing of models this small would be shared
+    with joined(0) as joint:
+        for found in map(case, names):
+            ranks = Ranks(joint.index, joint.size, zero=found.zero, commands=joint._commands)
+            if not ranks.leads:
+                ranks.follow()
+                continue
+            undisturbed = trained(found, models, ranks, None)
+            again, pauses = paused(found, models, ranks, out / str(found))
+            (out / f"{found}.json").write_text(json.dumps([undisturbed, again, pauses]))
+            ranks.dismiss()
+        if not joint.leads:
+            joint.follow()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+    end(0)
