@@ -238,15 +238,14 @@ def logit_bytes(setup: Setup) -> float:
 def _step_bytes(setup: Setup) -> float:
     """What a step of full fine-tuning holds beside the states: of a rank's share, ZeRO-3 of groups of it.
 
-    Gradients in float32 and, where DeepSpeed steps with an AdamW that is not fused, a root of the second
-    moments.
+    Gradients in float32; AdamW is fused and needs no more.
     """
     if setup.lora is not None:
         return 0.0
     if setup.ranks == 1 or setup.zero == 0:
         return float(FP32 * setup.trained)
     share = setup.trained / setup.ranks
-    return 2 * FP32 * (min(share, SUB_GROUP) if setup.zero == 3 else share)
+    return FP32 * (min(share, SUB_GROUP) if setup.zero == 3 else share)
 
 
 def gathered_bytes(setup: Setup) -> float:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -129,7 +132,8 @@ def read_folder(
 
     Args:
         run_hashes: of run.yaml; the manifest names one of them.
-        wanted: files whose content is returned; of the others it is verified alone.
+        wanted: files whose content is returned, none above ``limits.max_file_bytes``; the others, such as a
+            party's own model, may have any size and are verified a block at a time.
 
     Raises:
         ExchangeError: naming the file and the check that failed.
@@ -155,14 +159,22 @@ def read_folder(
         file_origin = Origin(party, stage, entry.path)
         if not FILE_NAME.match(entry.path.split("/")[-1]):
             raise file_origin.error("name", "not a legal file name")
-        content = read_regular(folder / entry.path, file_origin, limits.max_file_bytes)
-        if len(content) != entry.bytes:
-            raise file_origin.error("size", f"{len(content)} bytes, manifest says {entry.bytes}")
-        if sha256(content) != entry.sha256:
-            raise file_origin.error("sha256", "content is not what the manifest says")
+        path = folder / entry.path
         if wanted(entry):
+            content = read_regular(path, file_origin, limits.max_file_bytes)
             contents[entry.path] = content
+            size, digest = len(content), sha256(content)
+        else:
+            size, digest = measure_regular(path, file_origin)
+        _check_listed(entry, size, digest, file_origin)
     return manifest, contents
+
+
+def _check_listed(entry: FileEntry, size: int, digest: str, origin: Origin) -> None:
+    if size != entry.bytes:
+        raise origin.error("size", f"{size} bytes, manifest says {entry.bytes}")
+    if digest != entry.sha256:
+        raise origin.error("sha256", "content is not what the manifest says")
 
 
 def recipients_of(manifest: Manifest) -> set[str]:
@@ -191,6 +203,26 @@ def read_regular(path: Path, origin: Origin, cap: int) -> bytes:
         ExchangeError: it is none, or cannot be opened.
         OSError: the file server failed.
     """
+    with _regular(path, origin) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > cap:
+            raise origin.error("size", f"{size} bytes; at most {cap} are legal")
+        return file.read()
+
+
+def measure_regular(path: Path, origin: Origin) -> tuple[int, str]:
+    """Size and sha256 of a plain file with one name, however large.
+
+    Raises:
+        ExchangeError, OSError: see `read_regular`.
+    """
+    with _regular(path, origin) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return file.tell(), digest
+
+
+@contextlib.contextmanager
+def _regular(path: Path, origin: Origin) -> Iterator[BufferedReader]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
@@ -201,9 +233,7 @@ def read_regular(path: Path, origin: Origin, cap: int) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
             raise origin.error("file-type", "not a plain file with one name")
-        if status.st_size > cap:
-            raise origin.error("size", f"{status.st_size} bytes; at most {cap} are legal")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read()
+            yield file
     finally:
         os.close(descriptor)

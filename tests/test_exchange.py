@@ -661,6 +661,21 @@ def test_a_disk_that_fills_up_leaves_no_commit_and_the_next_attempt_succeeds(tmp
     assert list((run.party("client-1") / ".staging").iterdir()) == []
 
 
+def test_a_party_s_own_model_may_be_larger_than_any_message_and_is_verified_all_the_same(
+    tmp_path: Path,
+) -> None:
+    run = make_run(tmp_path)
+    outbox = full_outbox(STAGE)
+    outbox.private["state/large.json"] = Payload("state", 1, b"x" * 100_000)
+    commit(run, STAGE, outbox, attempt="01-a", run_id="run", inputs={})
+    limits = LIMITS.model_copy(update={"max_file_bytes": 50_000})
+    check_commit(run, STAGE, limits=limits, public_ids=IDS)
+    (run.commit(STAGE) / "state" / "large.json").write_bytes(b"x" * 99_999 + b"y")
+    with pytest.raises(ExchangeError, match="not what the manifest says") as caught:
+        check_commit(run, STAGE, limits=limits, public_ids=IDS)
+    assert caught.value.check == "sha256"
+
+
 def test_what_a_stage_read_is_recorded(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     commit(run, STAGE, Outbox(), attempt="01-a", run_id="run", inputs={"server/all/r00-prepare": "0" * 64})
