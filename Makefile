@@ -141,7 +141,7 @@ methods: $(VENV)/.ready ## what METHOD= takes, with options, defaults and meanin
 test: $(VENV)/.ready ## all tests that need no cluster
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm" --ignore tests/slow $(ARGS)
 
-test-slow: $(VENV)/.ready ## the ten real architectures, scaled down, through all steps (under an hour)
+test-slow: $(VENV)/.ready ## what takes minutes: the ten architectures, scaled down, through all steps; stages of ranks (under an hour)
 	$(BIN)/python -m pytest tests/slow -n 2 --dist loadgroup $(ARGS)
 
 # Against a real Slurm and a real Apptainer on this machine; YES=1 agrees to what cluster-up installs. ARGS="-m ci":

@@ -1,12 +1,10 @@
-"""From an empty folder of runs to every table, figure and page, killed on the way: what `make` does."""
+"""From an empty folder of runs to every table, figure and page: what `make` does."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from tests.test_make import clone
 
 __all__ = ["clone"]
 pytestmark = pytest.mark.slow
+TABLE5 = ("matrix", "MATRIX=table5", "TIER=lab", "SIZE=tiny", "PARALLEL=2")
 SMALL = {key: yaml.safe_load(value) for key, value in (one.split("=", 1) for one in SETTINGS)}
 
 
@@ -63,38 +62,24 @@ def products(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_killed_at_random_and_repeated_the_tables_are_the_same_bytes(checkout: Path) -> None:
-    table5 = ("matrix", "MATRIX=table5", "TIER=lab", "SIZE=tiny", "PARALLEL=2")
-    for seconds in (9.0, 15.0):
-        process = make(checkout, *table5, "RUNS=killed")
-        time.sleep(seconds)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-    done(checkout, *table5, "RUNS=killed")
-    status = done(checkout, "status", "MATRIX=table5", "SIZE=tiny", "RUNS=killed")
-    assert "4 runs: 4 done" in status and "without-filter" in status
+@pytest.fixture(scope="module")
+def built(checkout: Path) -> Path:
+    """The checkout with all that is made of Table V."""
+    done(checkout, *TABLE5)
     done(checkout, "tables", "figures", "report")
-    once = products(checkout)
-    shutil.rmtree(checkout / "results")
-
-    done(checkout, *table5)
-    done(checkout, "tables", "figures", "report")
-    again = products(checkout)
-    assert once.keys() == again.keys()
-    for name, content in once.items():
-        assert content == again[name], name
+    return checkout
 
 
-def test_every_output_of_table_5_is_there(checkout: Path) -> None:
-    found = set(products(checkout))
+def test_every_output_of_table_5_is_there(built: Path) -> None:
+    found = set(products(built))
     for name in ("table5.md", "table5.tex", "table5-long.csv", "table5-wide.csv"):
         assert f"lab/tables/{name}" in found
     assert {"lab/table5.csv", "lab/table5-runs.csv", "lab/report.html"} <= found
 
 
-def test_a_number_is_traced_to_its_runs(checkout: Path) -> None:
-    said = done(checkout, "explain", "CELL=table5/scenario 1/zero-shot/client-1/lada")
-    lada = [path.parent for path in (checkout / "runs").glob("1-lada-*/run.yaml")]
+def test_a_number_is_traced_to_its_runs(built: Path) -> None:
+    said = done(built, "explain", "CELL=table5/scenario 1/zero-shot/client-1/lada")
+    lada = [path.parent for path in (built / "runs").glob("1-lada-*/run.yaml")]
     named = [run.name for run in lada if run.name in said]
     assert {name.split("-s")[1][0] for name in named} == {"0", "1"}, "the runs of both seeds"
 
