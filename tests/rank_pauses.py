@@ -12,18 +12,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from lada import zero
 from lada.errors import Paused, end
 from lada.language_model import state_hash
 from lada.losses import PairLoss
-from lada.ranks import Ranks, joined
+from lada.ranks import Ranks
 from lada.resume import Resume
 from lada.rundir import RunDir, Stage
 from lada.training import fit
 from tests.pauses import Warned
-from tests.rank_work import HEAD_CHUNK, PAIRS, TRAINING, Case, case, open_case
+from tests.rank_work import HEAD_CHUNK, PAIRS, TRAINING, Case, each_case, open_case
 
 
 def trained(found: Case, models: Path, ranks: Ranks, resume: Resume | None) -> list[Any]:
@@ -50,21 +47,14 @@ def paused(found: Case, models: Path, ranks: Ranks, folder: Path) -> tuple[list[
 
 
 def main(models: Path, out: Path, names: list[str]) -> None:
-    """Every case, one after the other, in the same processes."""
-    torch.set_num_threads(1)
-    zero.KEPT_WHOLE = 40  # else nothing of models this small would be shared
-    with joined(0) as joint:
-        for found in map(case, names):
-            ranks = Ranks(joint.index, joint.size, zero=found.zero, commands=joint._commands)
-            if not ranks.leads:
-                ranks.follow()
-                continue
-            undisturbed = trained(found, models, ranks, None)
-            again, pauses = paused(found, models, ranks, out / str(found))
-            (out / f"{found}.json").write_text(json.dumps([undisturbed, again, pauses]))
-            ranks.dismiss()
-        if not joint.leads:
-            joint.follow()
+    """Both ways of each case."""
+
+    def compute(found: Case, ranks: Ranks) -> None:
+        undisturbed = trained(found, models, ranks, None)
+        again, pauses = paused(found, models, ranks, out / str(found))
+        (out / f"{found}.json").write_text(json.dumps([undisturbed, again, pauses]))
+
+    each_case(names, compute)
 
 
 if __name__ == "__main__":

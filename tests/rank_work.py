@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -151,8 +152,8 @@ class Widest:
         return self._hidden(model, input_ids, *rest)
 
 
-def main(models: Path, out: Path, names: list[str]) -> None:
-    """Every case, one after the other, in the same processes."""
+def each_case(names: Iterable[str], compute: Callable[[Case, Ranks], None]) -> None:
+    """Every case, one after the other, in the same processes; rank 0 computes, the others follow."""
     torch.set_num_threads(1)
     zero.KEPT_WHOLE = 40  # else nothing of models this small would be shared
     with joined(0) as joint:
@@ -161,15 +162,24 @@ def main(models: Path, out: Path, names: list[str]) -> None:
             if not ranks.leads:
                 ranks.follow()
                 continue
-            model, widest = open_case(found, models, ranks), Widest()
-            model.hidden = partial(widest.hidden, model)  # type: ignore[method-assign]
-            seen, state = everything(model)
-            seen |= {"share": share(model), "widest": widest.tokens}
-            (out / f"{found}.json").write_text(json.dumps(seen))
-            save_file(state, out / f"{found}.safetensors")
+            compute(found, ranks)
             ranks.dismiss()
         if not joint.leads:
             joint.follow()
+
+
+def main(models: Path, out: Path, names: list[str]) -> None:
+    """Everything of each case."""
+
+    def compute(found: Case, ranks: Ranks) -> None:
+        model, widest = open_case(found, models, ranks), Widest()
+        model.hidden = partial(widest.hidden, model)  # type: ignore[method-assign]
+        seen, state = everything(model)
+        seen |= {"share": share(model), "widest": widest.tokens}
+        (out / f"{found}.json").write_text(json.dumps(seen))
+        save_file(state, out / f"{found}.safetensors")
+
+    each_case(names, compute)
 
 
 if __name__ == "__main__":
