@@ -28,10 +28,11 @@ from lada.knowledge import letter_knowledge, top_knowledge
 from lada.language_model import LanguageModel, State
 from lada.loading import load_model, open_on_rank
 from lada.losses import PairLoss
+from lada.models import build_network
 from lada.ranks import Ranks, joined
 from lada.selection.features import FeatureOptions, prompt_features
 from lada.training import Example, Hooks, fit, sequence_log_probs, with_reference
-from tests.tiny_models import EOS, FIRST_WORD, LORA, VOCAB, random_pairs, word
+from tests.tiny_models import EOS, FIRST_WORD, LORA, VOCAB, random_pairs, tiny_config, tiny_tokenizer, word
 
 PAIRS = random_pairs(7)
 """No multiple of 2 or 3: shares are ragged."""
@@ -69,6 +70,20 @@ def case(name: str) -> Case:
     """The opposite of ``str``."""
     architecture, trained, zero = name.split("-")
     return Case(architecture, trained, int(zero[1:]))
+
+
+def write_models(folder: Path) -> Path:
+    """Tiny models as folders; Llama's with a head of its own."""
+    for seed, name in enumerate(("qwen3", "llama", "gemma2")):
+        config = tiny_config(name, tie_word_embeddings=name != "llama")
+        weights = {key: one.clone() for key, one in build_network(config, seed=seed).state_dict().items()}
+        if config["tie_word_embeddings"]:
+            del weights["lm_head.weight"]
+        (folder / name).mkdir(parents=True)
+        (folder / name / "config.json").write_text(json.dumps(config))
+        tiny_tokenizer().save(str(folder / name / "tokenizer.json"))
+        save_file(weights, folder / name / "model.safetensors")
+    return folder
 
 
 def open_case(found: Case, models: Path, ranks: Ranks | None = None) -> LanguageModel:

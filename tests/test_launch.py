@@ -16,7 +16,6 @@ from lada.driver import Driver
 from lada.errors import StageError
 from lada.policy import Change
 from lada.rundir import RunDir, Stage
-from tests.federation import drive
 from tests.federation import make as make_run
 from tests.smallest_models import SETTINGS
 
@@ -26,15 +25,6 @@ pytestmark = pytest.mark.usefixtures("smallest_lab")
 def make(runs: Path, *settings: str) -> RunDir:
     """A run of the smallest models."""
     return make_run(runs, *SETTINGS, *settings, small=False)
-
-
-@pytest.mark.slow
-def test_local_launcher_gives_the_same_metrics_bit_for_bit(tmp_path: Path) -> None:
-    expected = drive(make(tmp_path / "a"))
-    run = make(tmp_path / "b")
-    Driver(run, Local(run)).drive()
-    assert run.metrics_csv.read_bytes() == expected.metrics_csv.read_bytes()
-    assert (run.root / "logs" / "client-1").is_dir()
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Two and three ranks compute what one does: under torchrun, with and without DeepSpeed, LoRA and full."""
+"""Two ranks compute what one does: under torchrun, with and without DeepSpeed, LoRA and full."""
 
 from __future__ import annotations
 
@@ -7,19 +7,16 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from lada.language_model import State
-from lada.models import build_network
 from lada.torchrun import exit_code
-from tests.rank_work import TRAINING, case, everything, open_case
-from tests.tiny_models import tiny_config, tiny_tokenizer
+from tests.rank_work import TRAINING, case, everything, open_case, write_models
 from tests.torchruns import close, started, torchrun
 
 pytestmark = pytest.mark.slow
@@ -28,7 +25,6 @@ TWO = (
     *("qwen3-lora-z0", "llama-full-z1", "gemma2-lora-z2", "qwen3-lora-z3", "llama-full-z3"),
     *("qwen3-again-z3", "gemma2-again-z2", "qwen3-mixed-z3", "llama-half-z2"),
 )
-THREE = ("llama-full-z0", "qwen3-lora-z1", "gemma2-full-z2", "gemma2-full-z3", "qwen3-drop-z3")
 
 
 # -- what is computed
@@ -36,91 +32,57 @@ THREE = ("llama-full-z0", "qwen3-lora-z1", "gemma2-full-z2", "gemma2-full-z3", "
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiny models as folders; Llama's with a head of its own."""
-    folder = tmp_path_factory.mktemp("models")
-    for seed, name in enumerate(("qwen3", "llama", "gemma2")):
-        config = tiny_config(name, tie_word_embeddings=name != "llama")
-        weights = {key: one.clone() for key, one in build_network(config, seed=seed).state_dict().items()}
-        if config["tie_word_embeddings"]:
-            del weights["lm_head.weight"]
-        (folder / name).mkdir()
-        (folder / name / "config.json").write_text(json.dumps(config))
-        tiny_tokenizer().save(str(folder / name / "tokenizer.json"))
-        save_file(weights, folder / name / "model.safetensors")
-    return folder
+    return write_models(tmp_path_factory.mktemp("models"))
 
 
 Computed = tuple[dict[str, Any], State]
 
 
-@pytest.fixture(scope="module")
-def alone(models: Path) -> Callable[[str], Computed]:
-    """What one rank computes in a case."""
+def check_ranks(ranks: int, names: tuple[str, ...], models: Path, out: Path) -> None:
+    """So many ranks compute in each case what one does here."""
+    torchrun(ranks, "tests.rank_work", str(models), str(out), *names)
     known: dict[str, Computed] = {}
-
-    def find(name: str) -> Computed:
+    for name in names:
         key = name.rpartition("-")[0]
         if key not in known:
             known[key] = everything(open_case(case(name), models))
-        return known[key]
-
-    return find
+        check_case(name, out, known[key])
 
 
-@pytest.fixture(scope="module")
-def several(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, tuple[str, ...]], Path]:
-    """Folder with what so many ranks computed, all cases in one go."""
-    known: dict[int, Path] = {}
-
-    def find(ranks: int, names: tuple[str, ...]) -> Path:
-        if ranks not in known:
-            known[ranks] = tmp_path_factory.mktemp(f"ranks-{ranks}")
-            torchrun(ranks, "tests.rank_work", str(models), str(known[ranks]), *names)
-        return known[ranks]
-
-    return find
-
-
-@pytest.mark.parametrize(("ranks", "name"), [*((2, one) for one in TWO), *((3, one) for one in THREE)])
-def test_ranks_compute_what_one_does(ranks: int, name: str, alone: Any, several: Any) -> None:
-    out = several(ranks, TWO if ranks == 2 else THREE)
+def check_case(name: str, out: Path, alone: Computed) -> None:
+    """What several ranks left behind in a case against what one computed."""
     seen, state = json.loads((out / f"{name}.json").read_text()), load_file(out / f"{name}.safetensors")
     share, widest = seen.pop("share"), seen.pop("widest")
     if name.endswith("z3"):
-        assert widest <= TRAINING.micro_tokens, "padding counts where a micro-batch is one pass"
-    expected, trained = alone(name)
-    assert (share < 0.6) == name.endswith("z3"), "a rank holds about its share of the weights"
-    assert {value.dtype for value in state.values()} == {value.dtype for value in trained.values()}
+        assert widest <= TRAINING.micro_tokens, f"{name}: padding counts where a micro-batch is one pass"
+    expected, trained = alone
+    assert (share < 0.6) == name.endswith("z3"), f"{name}: a rank holds about its share of the weights"
+    assert {value.dtype for value in state.values()} == {value.dtype for value in trained.values()}, name
     if "drop" in name or name.endswith("half-z2") or "mixed" in name:
         # Every rank drops by random numbers of its own; in bfloat16 steps are equal in a few digits alone.
         seen, expected = ({key: one[key] for key in ("before", "reference")} for one in (seen, expected))
     else:
-        assert state.keys() == trained.keys()
+        assert state.keys() == trained.keys(), name
         for key, value in trained.items():
-            torch.testing.assert_close(state[key], value, rtol=1e-3, atol=3e-5, msg=key)
-    assert all(value.abs().max() > 0 for value in state.values())
-    close(seen, json.loads(json.dumps({key: expected[key] for key in seen})))
+            torch.testing.assert_close(state[key], value, rtol=1e-3, atol=3e-5, msg=f"{name}: {key}")
+    assert all(value.abs().max() > 0 for value in state.values()), name
+    close(seen, json.loads(json.dumps({key: expected[key] for key in seen})), name)
+
+
+def test_two_ranks_compute_what_one_does(models: Path, tmp_path: Path) -> None:
+    check_ranks(2, TWO, models, tmp_path)
 
 
 def test_one_rank_has_nothing_to_do_with_deepspeed(models: Path) -> None:
     script = f"""
 import sys
 from pathlib import Path
-from tests.rank_work import case, everything, open_case
+from tests.rank_work import TRAINING, case, everything, open_case, write_models
 everything(open_case(case("qwen3-lora-z0"), Path({str(models)!r})))
 assert "deepspeed" not in sys.modules
 """
     # In a process of its own: other tests of this one may have imported DeepSpeed.
     subprocess.run([sys.executable, "-c", script], check=True)
-
-
-def test_training_in_bfloat16_goes_on_where_it_paused(models: Path, tmp_path: Path) -> None:
-    names = ("llama-half-z1", "llama-half-z2", "llama-half-z3")
-    torchrun(2, "tests.rank_pauses", str(models), str(tmp_path), *names)
-    for name in names:
-        undisturbed, again, pauses = json.loads((tmp_path / f"{name}.json").read_text())
-        assert again == undisturbed, name
-        assert pauses == 2
 
 
 # -- failures

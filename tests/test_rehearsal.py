@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
@@ -19,18 +18,14 @@ from lada.__main__ import main
 from lada.config import GenerationOptions
 from lada.errors import ConfigError
 from lada.generation import generate
-from lada.layers import CONFIGS, layers, read_run
+from lada.layers import CONFIGS, layers
 from lada.loading import load_model
 from lada.model_facts import known_models, model_facts
 from lada.models import build_network
-from lada.records import Response, read_jsonl
 from lada.rehearsal import ANSWERS, small, write_models
-from lada.rundir import RunDir
 from lada.runs import model_folder, resolve_run
 from lada.staged import REHEARSED, is_rehearsed, models_of
-from tests.test_staged_run import questions
 
-SAMPLE = Path(__file__).parents[1].parent / "shared" / "data" / "mathinstruct_sample.json"
 MODELS = models_of(["1"])
 
 
@@ -176,53 +171,6 @@ def test_a_cluster_s_image_makes_them_and_may_write_there_alone(
     assert binds == [f"{tmp_path}/models:{tmp_path}/models:rw"]
     assert ran[0][-6:] == ["rehearsal-models", "--scenario", "1", "2", "--models", f"{tmp_path}/models"]
     assert jobs.__main__.main(["rehearsal-models", "--scenario", "9", *asked[3:], "elsewhere"]) == 2
-
-
-# -- a run of them
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Real questions in MathInstruct's format where they lie beside the checkout, else made-up ones."""
-    if SAMPLE.is_file():
-        return SAMPLE
-    path = tmp_path_factory.mktemp("data") / "MathInstruct.json"
-    path.write_text(json.dumps(questions()))
-    return path
-
-
-@pytest.mark.slow
-def test_a_whole_run_of_scenario_1(
-    folder: Path,
-    data: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv("LADA_MODELS", str(folder))
-    asked = ["--tier", "rehearsal", "--size", "tiny", "--dataset", "mathinstruct", "--data", str(data)]
-    less = "rounds=1 data.num_train=4 data.num_test=4 data.num_public=8 generation.max_new_tokens=64"
-    assert main(["run", *asked, "--set", less, "--runs", str(tmp_path)]) == 0
-    assert "random weights" in capsys.readouterr().out.lower()
-    (path,) = tmp_path.glob("1-lada-mathinstruct-*/run.yaml")
-    run = RunDir(path.parent)
-    config = read_run(run.root)
-    for party in config.parties:
-        assert party.learning_rate == model_facts(party.model).tuning.lora.distillation, (
-            "as in the paper tier"
-        )
-    with run.metrics_csv.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert {row["tier"] for row in rows} == {"rehearsal"} and len({row["party"] for row in rows}) == 4
-    found = {(row["party"], row["round"], row["metric"]): float(row["value"]) for row in rows}
-    assert min(value for (_, _, metric), value in found.items() if metric == "unparsed_rate") < 1
-    for client in config.clients:
-        assert found[client, "1", "trained_samples"] > 0, "some texts came to an end on both sides"
-        sent = run.root / "exchange" / "server" / client / "r01-respond" / "responses.jsonl"
-        assert read_jsonl(Response, sent)
-        message = run.root / "exchange" / client / "server" / "r01-learn" / "adapter.safetensors"
-        adapter = load_file(message)
-        assert any(value.abs().max() > 0 for key, value in adapter.items() if "lora_B" in key)
 
 
 def test_the_tier_is_the_paper_tier_in_small() -> None:
