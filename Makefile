@@ -61,6 +61,8 @@ $(VENV)/.ready: containers/requirements.lock containers/requirements-test.lock c
 
 # What a login node needs: no torch. With the whole environment there, that one serves.
 $(VENV)/.host: containers/requirements-host.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "LaDa needs Python 3.11 or newer; name one with PYTHON=<path>" >&2; exit 2; }
 	[ -e $(VENV)/.ready ] || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip --disable-pip-version-check install -q -r $<; }
 	touch $@
 
@@ -141,7 +143,7 @@ methods: $(VENV)/.ready ## what METHOD= takes, with options, defaults and meanin
 test: $(VENV)/.ready ## all tests that need no cluster
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm" --ignore tests/slow $(ARGS)
 
-test-slow: $(VENV)/.ready ## what takes minutes: the ten architectures, scaled down, through all steps; stages of ranks (under an hour)
+test-slow: $(VENV)/.ready ## tests of minutes each: ten architectures in small, stages of ranks, a killed matrix, whole runs (under an hour)
 	$(BIN)/python -m pytest tests/slow -n 2 --dist loadgroup $(ARGS)
 
 # Against a real Slurm and a real Apptainer on this machine; YES=1 agrees to what cluster-up installs. ARGS="-m ci":
@@ -195,7 +197,7 @@ ifeq ($(ASKED_CLUSTER),)
 	$(BIN)/python -m lada matrix $(MATRIX) --runs $(RUNS) $(IN_TIER) --jobs $(PARALLEL) $(if $(AMEND),--amend)
 	$(BIN)/python -m lada collect $(MATRIX) --runs $(RUNS) $(IN_TIER) --results $(RESULTS)
 else
-	$(JOBS) matrix $(OF_MATRIX) $(if $(LIMIT),--limit $(LIMIT)) $(if $(MODELS),--models $(MODELS))
+	$(JOBS) matrix $(OF_MATRIX) $(if $(AMEND),--amend) $(if $(LIMIT),--limit $(LIMIT)) $(if $(MODELS),--models $(MODELS))
 endif
 
 collect: $(VENV)/.ready ## a matrix's finished runs as results/<tier>/<matrix>.csv (MATRIX=table2)

@@ -12,11 +12,12 @@ from typing import Any
 
 from rich.console import Console
 
-from jobs.cluster import find_cluster
+from jobs.cluster import Cluster, find_cluster
 from jobs.host import ensure_image
 from jobs.matrix_cells import CellView, look_at_cells, once
 from jobs.matrix_text import render
 from jobs.submit import add_asked, make_run, submit_driver
+from lada.errors import LadaError
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -24,6 +25,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     submit = commands.add_parser("matrix", help="submit what is missing of a matrix")
     _add_options(submit)
     submit.add_argument("--limit", type=int, help="most runs of the matrix queued or running at a time")
+    submit.add_argument("--amend", action="store_true", help="go on with runs whose code or run.yaml changed")
     submit.add_argument("--models", help="folder of models, instead of the cluster file's")
     submit.set_defaults(command=_submit)
     status = commands.add_parser("matrix-status", help="the grid of a matrix's runs")
@@ -53,21 +55,40 @@ def _submit(options: argparse.Namespace) -> int:
     ready = [
         view for view in views if view.state in ("failed", "begun", "to do") and done.issuperset(view.after)
     ]
-    for number, view in enumerate(ready[: max(0, room)], 1):
-        print(f"{number}/{min(len(ready), room)} {view.run_id}", flush=True)
-        submit_driver(make_run(_asked(view, options), cluster), cluster)
-    left = sum(view.state != "done" for view in views) - count["running"] - count["queued"]
-    begun = min(len(ready), max(0, room))
-    print(f"{len(views)} runs: {count['done']} done, {begun} submitted now, {left - begun} still to submit.")
-    if left > begun:
+    begun, refused = _submit_each(ready, max(0, room), cluster, options)
+    left = sum(view.state != "done" for view in views) - count["running"] - count["queued"] - begun
+    print(f"{len(views)} runs: {count['done']} done, {begun} submitted now, {left} still to submit.")
+    if left > len(refused):
         print("The same command again submits more: once there is room, and what is to be replayed is done.")
-    return 0
+    for run_id, error in refused:
+        print(f"refused: {run_id}: {error}", file=sys.stderr)
+    return refused[0][1].exit_code if refused else 0
+
+
+def _submit_each(
+    ready: Sequence[CellView], room: int, cluster: Cluster, options: argparse.Namespace
+) -> tuple[int, list[tuple[str, LadaError]]]:
+    """How many runs were submitted, and which could not go on; Slurm's own refusal ends it all."""
+    begun, refused = 0, list[tuple[str, LadaError]]()
+    for view in ready:
+        if begun == room:
+            break
+        print(f"{begun + 1}/{min(len(ready), room)} {view.run_id}", flush=True)
+        try:
+            run = make_run(_asked(view, options), cluster)
+        except LadaError as error:
+            refused.append((view.run_id, error))
+            continue
+        submit_driver(run, cluster)
+        begun += 1
+    return begun, refused
 
 
 def _asked(view: CellView, options: argparse.Namespace) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_asked(parser)
     more = ["--runs", options.runs, *(["--cluster", options.cluster] if options.cluster else [])]
+    more += ["--amend"] if options.amend else []
     return parser.parse_args([*view.arguments, *more])
 
 

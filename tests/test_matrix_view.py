@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 from dataclasses import replace
@@ -16,6 +17,7 @@ from jobs.cluster import load_cluster
 from jobs.matrix_cells import CellView, look_at_cells
 from jobs.matrix_text import render
 from lada.config import Options
+from lada.errors import ChangedError
 from lada.lease import lease
 from lada.ledger import Ledger
 from lada.rundir import RunDir
@@ -176,6 +178,28 @@ def test_what_is_missing_is_submitted_and_what_replays_waits(
     assert "1 submitted now, 3 still to submit" in capsys.readouterr().out
     submitted.clear()
     assert main(["matrix", "x", "--cluster", "c", "--limit", "1"]) == 0 and submitted == []
+
+
+def test_a_run_that_is_refused_stands_in_no_other_s_way(
+    submitted: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = replace(DONE, run_id="run-1", state="begun", arguments=("--method", "sft"))
+    second = replace(first, run_id="run-2", arguments=("--method", "wasp"))
+    show(monkeypatch, [first, second])
+
+    def changed(options: argparse.Namespace, cluster: object) -> list[str]:
+        if options.method == "sft" and not options.amend:
+            raise ChangedError("the code is another")
+        return [options.method]
+
+    monkeypatch.setattr("jobs.matrix.make_run", changed)
+    assert main(["matrix", "x", "--cluster", "c", "--limit", "1"]) == ChangedError.exit_code
+    assert submitted == [["wasp"]], "what was refused takes no room"
+    shown = capsys.readouterr()
+    assert shown.err == "refused: run-1: the code is another\n" and "1 still to submit" in shown.out
+    assert "submits more" not in shown.out
+    submitted.clear()
+    assert main(["matrix", "x", "--cluster", "c", "--amend"]) == 0 and submitted == [["sft"], ["wasp"]]
 
 
 def test_a_run_that_failed_or_waits_under_its_driver_is_shown_so(
