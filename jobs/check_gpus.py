@@ -20,6 +20,8 @@ SECONDS = 240.0
 """What torch, CUDA and DeepSpeed may take to come up from a cold file system, once the job runs."""
 BF16_ERROR = 1e-2
 """Relative error that a bfloat16 product may have: inputs are exact, its result is rounded to 8 bits."""
+GRANTED = '${CUDA_VISIBLE_DEVICES+"APPTAINERENV_CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES"}'
+"""For the node's shell: the GPU that Slurm gave the job."""
 OLDER = "or an image for an older driver (README, step 2)"
 
 
@@ -44,9 +46,11 @@ def inside(cluster: Cluster, runs: Path, command: Sequence[str], *, gpus: int = 
         ConfigError: something that the container has to see is not there.
     """
     container = container_argv(cluster, host_binds(cluster, runs.resolve()), command, pwd=ROOT)
-    environment = container_environment(cluster, threads=1, job=os.environ, gpus=gpus)
+    # What a login shell says of devices and jobs is not the node's: there the job's own GPU goes inside.
+    here = {key: value for key, value in os.environ.items() if not key.startswith(("CUDA_", "SLURM_"))}
+    environment = container_environment(cluster, threads=1, job=here, gpus=gpus)
     stated = [f"{key}={value}" for key, value in environment.items() if key.startswith("APPTAINERENV_")]
-    return [*cluster.setup, f"env {shlex.join(stated)} {shlex.join(container)}"]
+    return [*cluster.setup, f"env {GRANTED} {shlex.join(stated)} {shlex.join(container)}"]
 
 
 def gpu_lines(cluster: Cluster, runs: Path, folder: Path, out: str) -> list[str]:

@@ -17,6 +17,7 @@ import pytest
 from jobs import check_folder, check_node, check_slurm
 from jobs.__main__ import main
 from jobs.check_folder import check_runs_folder, check_space
+from jobs.check_gpus import inside
 from jobs.check_image import (
     check_binds,
     check_host,
@@ -27,7 +28,7 @@ from jobs.check_image import (
 )
 from jobs.check_node import job_script, judge, parse
 from jobs.check_slurm import request
-from jobs.cluster import Cluster, Resources, load_cluster
+from jobs.cluster import Cluster, SizedResources, load_cluster
 from jobs.doctor import line
 from jobs.finding import Finding
 from jobs.slurm import Verdict
@@ -309,7 +310,7 @@ def test_what_the_image_says_of_itself() -> None:
     assert "GPUs" not in levels(judge_inside(INSIDE, site(nvidia=False)))
     assert levels(judge_inside({**INSIDE, "gpus": 8}, site()))["GPUs"] == "ok"
     without = {**INSIDE, "packages": {**dict.fromkeys(PACKAGES, "1.0"), "deepspeed": None}}
-    ranks = site(resources=(Resources(up_to=80, gpus=2, ranks=2),))
+    ranks = site(resources=(SizedResources(up_to=80, gpus=2, ranks=2),))
     assert levels(judge_inside(without, ranks))["packages"] == "fail"
     one_rank = load_cluster("devcluster")
     assert levels(judge_inside(without, one_rank))["packages"] == "ok"
@@ -395,11 +396,11 @@ def test_an_image_that_did_not_even_answer_about_gpus() -> None:
 def test_deepspeed_is_needed_where_there_are_ranks() -> None:
     broken = {key: value for key, value in GPU.items() if key != "deepspeed"}
     seen = {**parse(SEEN), "device": json.dumps(broken), "device_said": "no nvcc"}
-    alone = site(resources=(Resources(up_to=80, gpus=1),))
+    alone = site(resources=(SizedResources(up_to=80, gpus=1),))
     assert levels(judge(seen, alone, begun=100.0, seen_at=103.0))["DeepSpeed there"] == "warn"
 
 
-@pytest.mark.parametrize("changes", [{"nvidia": False}, {"resources": (Resources(up_to=80),)}])
+@pytest.mark.parametrize("changes", [{"nvidia": False}, {"resources": (SizedResources(up_to=80),)}])
 def test_no_gpu_is_tried_where_no_stage_gets_one(changes: dict[str, object], tmp_path: Path) -> None:
     cluster = site(models=None, **changes)
     assert "lada.gpus" not in job_script(cluster, tmp_path, tmp_path)
@@ -408,8 +409,27 @@ def test_no_gpu_is_tried_where_no_stage_gets_one(changes: dict[str, object], tmp
     assert "CUDA inside" not in levels(judge(seen, cluster, begun=100.0, seen_at=103.0))
 
 
+def test_the_gpu_that_is_tried_is_the_job_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    monkeypatch.setenv("SLURM_JOB_ID", "123")
+    monkeypatch.setattr("jobs.check_gpus.container_argv", lambda *arguments, **options: ["env"])
+    _, *_, line = inside(site(models=None, setup=("true",)), tmp_path, ["python"], gpus=1)
+    shown = {
+        granted: subprocess.run(
+            ["bash", "-c", f"{granted}\n{line}"], capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+        for granted in ("export CUDA_VISIBLE_DEVICES=2,3", "unset CUDA_VISIBLE_DEVICES")
+    }
+    for granted, expected in zip(shown, (["APPTAINERENV_CUDA_VISIBLE_DEVICES=2,3"], []), strict=True):
+        said = [one for one in shown[granted] if one.startswith("APPTAINERENV_CUDA_VISIBLE_DEVICES")]
+        assert said == expected, "not what the login node says"
+        assert not any("SLURM" in one for one in shown[granted] if one.startswith("APPTAINERENV_"))
+
+
 def test_the_job_asks_for_a_gpu_where_only_larger_models_get_one(tmp_path: Path) -> None:
-    cluster = site(resources=(Resources(up_to=9), Resources(up_to=80, gpus=4, ranks=4)), gpu_type="a800")
+    cluster = site(
+        resources=(SizedResources(up_to=9), SizedResources(up_to=80, gpus=4, ranks=4)), gpu_type="a800"
+    )
     found = check_node._options(cluster, tmp_path)
     assert "--gpus-per-node=a800:1" in found and "--mem=8192M" in found
 
