@@ -15,6 +15,7 @@ from lada.matrix.definition import read_matrix
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+STUDY = (ROOT / "results" / "STUDY.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 TARGETS = re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE)
 TINY = "SIZE=tiny SCENARIO=one-client SET='rounds=1 data.num_train=16 data.num_test=8 data.num_public=16'"
@@ -128,12 +129,13 @@ def test_lab_models_refuses_an_unknown_name(clone: Path) -> None:
 
 
 def test_study_table_reads_the_committed_results(clone: Path) -> None:
-    assert "<!-- lab-tuning -->\n| arm |" in README and "<!-- lab-threshold -->\n**Scenario 1" in README
+    assert "<!-- lab-study -->\n**Scenario 1" in README and "<!-- lab-study-contrasts -->\n| arm" in README
+    assert "<!-- lab-tuning -->\n| arm |" in STUDY and "<!-- lab-threshold -->\n**Scenario 1" in STUDY
     done = make(clone, "study-table STUDY_RUNS=none")
     assert done.returncode == 0 and "holds no finished run of lab-study: nothing is written" in done.stdout
-    assert (clone / "README.md").read_text(encoding="utf-8") == README, (
-        "README's tables are not what the data say"
-    )
+    for name, page in (("README.md", README), ("results/STUDY.md", STUDY)):
+        written = (clone / name).read_text(encoding="utf-8")
+        assert written == page, f"tables of {name} are not what the data say"
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Write README's generated tables: `make study-table` does it after collecting the study's matrices.
+"""Write the generated tables of README and results/STUDY.md: `make study-table`, after collecting the matrices.
 
 A table stands between ``<!-- name -->`` and ``<!-- end name -->``; what is there is replaced.
 """
@@ -60,7 +60,7 @@ def _share(value: Any) -> str:
 
 
 def fill(text: str, tables: dict[str, str]) -> str:
-    """README with its tables replaced; what has no place there is left out."""
+    """A page with its tables replaced; what has no place there is left out."""
     for name, table in tables.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
         text = pattern.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text)  # type: ignore[misc]  # mypy: default of a lambda
@@ -86,9 +86,10 @@ def tables(root: Path = ROOT) -> dict[str, str]:
 
 
 def main() -> int:
-    """Rewrite README.md in place."""
-    path = ROOT / "README.md"
-    write_atomic(path, fill(path.read_text(encoding="utf-8"), tables()))
+    """Rewrite both pages in place."""
+    found = tables()
+    for path in (ROOT / "README.md", ROOT / "results" / "STUDY.md"):
+        write_atomic(path, fill(path.read_text(encoding="utf-8"), found))
     return 0
 
 
