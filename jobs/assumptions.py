@@ -125,8 +125,9 @@ class Planning(Options):
     """All assumptions of a plan.
 
     Attributes:
-        selected: share of the public questions that a filter with a threshold selects. Choice: what LaDa
-            sends by what FedKD sends in the paper's Section VI-F, 3.57 by 5.15 MB.
+        selected: share of the public questions that a filter with a threshold selects, the mean over all
+            rounds; the first, near prototypes, takes less (``cold.share``), which is not told apart. Choice:
+            what LaDa sends by what FedKD sends in the paper's Section VI-F, 3.57 by 5.15 MB.
     """
 
     accelerator: Accelerator = Accelerator()

@@ -41,7 +41,7 @@ def learn(run: Run, stage: Stage) -> StageWork:
     works = [run.read("reference pass", both)] if preference else []
     works += [run.read("entry pass", both)] if run.guest.get("entry_pass", True) else []
     works.append(run.train(options, examples, both if preference else chosen, run.response))
-    if run.guest.get("reward", {}).get("profile") == "paired":
+    if run.guest.get("reward", {}).get("batch_pairing") == "same_batch":
         works.append(run.read("rewards", both * options.epochs))
     works += [run.read("exit pass", both), run.evaluate(stage.party)]
     last = stage.round == run.config.rounds or run.method["name"] == "wasp"

@@ -19,7 +19,8 @@ ROOM = 1.12
 def byte_ticks(low: float, high: float, *, most: int) -> list[float]:
     """Ticks that enclose ``low`` to ``high`` (bytes, above zero): at least two, and ``most`` where that goes.
 
-    Whole decades are thinned where even those are more than ``most``, from two on.
+    Whole decades are thinned where even those are more than ``most``, from two on; the upper end may then
+    stand beyond the last.
     """
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
     found: list[float] = []

@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from lada.matrix.rows import ASIDE
 from lada.results import read_metrics
 
 LAB_NOTE = "Lab tier: tiny stand-ins of the models, pre-trained in this project. No real weights were run."
@@ -19,8 +20,6 @@ TARGET_NOTE = (
     "back; compare with the model as it came, and with local.target=self_rationale (README, Results)."
 )
 FOREIGN_NOTE = "These models were not trained for this dataset: expect accuracies near chance (25 %)."
-TEXT_KINDS = ("ids", "responses", "questions", "votes", "logits", "traces", "verdicts")
-"""Kinds of messages that the paper's measure of communication counts: texts, ids and what stands for them."""
 Values = Mapping[tuple[int, str, str], float]
 
 
@@ -79,7 +78,8 @@ def sent(values: Values, party: str) -> float:
 
 
 def _is_text(metric: str) -> bool:
-    return metric.startswith("bytes_sent/") and metric.rsplit("/", 1)[1] in TEXT_KINDS
+    """Of the paper's measure of communication: texts, ids and what stands for them."""
+    return metric.startswith("bytes_sent/") and metric.rsplit("/", 1)[1] not in ASIDE
 
 
 def _footer(head: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], metrics_csv: Path) -> list[str]:
