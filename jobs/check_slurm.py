@@ -83,12 +83,15 @@ def check_requests(cluster: Cluster) -> Iterator[Finding]:
     yield _request("driver job", f"{duration(60 * cluster.driver.minutes)}, one core", driver, cluster)
     if cluster.stages == "inside":
         return
-    for line in cluster.resources:
+    lines: list[tuple[str, Resources]] = [(f"models to {line.up_to:g}B", line) for line in cluster.resources]
+    if cluster.lab is not None:
+        lines.append(("the lab tier", cluster.lab))
+    for name, line in lines:
         text = (
             f"GPUs {line.gpus}, cores {line.cpus}, {line.memory_gb:g} GB, {duration(60 * line.minutes)}"
             + (f" on each of {line.nodes} nodes" if line.nodes > 1 else "")
         )
-        yield _request(f"models to {line.up_to:g}B", text, request(cluster, line), cluster)
+        yield _request(name, text, request(cluster, line), cluster)
 
 
 def request(cluster: Cluster, line: Resources) -> list[str]:

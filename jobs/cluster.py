@@ -5,13 +5,14 @@ Facts of a cluster never enter a run's configuration, and nothing here can chang
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from jobs.assumptions import Planning
 from lada.config import Options, Positive
@@ -27,7 +28,6 @@ class Resources(Options):
     """What one stage of a party asks for.
 
     Attributes:
-        up_to: largest model, in billions of parameters, that this line is for.
         gpus: per node; 0 asks for none.
         nodes: of one stage.
         ranks: processes per node, one GPU each; torchrun where a stage has more than one in all.
@@ -39,7 +39,6 @@ class Resources(Options):
         most_memory_gb, most_minutes: what retries may grow to; None: as far as they like.
     """
 
-    up_to: Annotated[float, Field(gt=0)]
     gpus: Annotated[int, Field(ge=0)] = 0
     nodes: Positive = 1
     ranks: Positive = 1
@@ -60,6 +59,16 @@ class Resources(Options):
         """How many ranks compute a stage and what they share, for the record; nothing for one."""
         count = self.nodes * self.ranks
         return {"ranks": count, "zero": self.zero} if count > 1 else {}
+
+
+class SizedResources(Resources):
+    """What a stage of models up to a size asks for.
+
+    Attributes:
+        up_to: largest model, in billions of parameters, that this line is for.
+    """
+
+    up_to: Annotated[float, Field(gt=0)]
 
 
 class DriverJob(Options):
@@ -113,6 +122,8 @@ class Cluster(Options):
         stages: ``sbatch`` submits each stage as a job of its own; ``inside`` runs them in the driver's own
             allocation, where compute nodes may not call sbatch.
         resources: by model size, smallest first; the first line whose ``up_to`` holds a model is taken.
+        lab: what a stage of the lab tier asks for, whose models are tiny whatever they are called; None: as
+            ``resources`` says.
         planning: what `make plan` reckons with to tell memory and hours (paper tier); None: it does not.
     """
 
@@ -138,12 +149,13 @@ class Cluster(Options):
     stages: Literal["sbatch", "inside"] = "sbatch"
     driver: DriverJob = DriverJob()
     patience: Patience = Patience()
-    resources: Annotated[tuple[Resources, ...], Field(min_length=1, strict=False)]
+    resources: Annotated[tuple[SizedResources, ...], Field(min_length=1, strict=False)]
+    lab: Resources | None = None
     planning: Planning | None = None
 
     @field_validator("resources")
     @classmethod
-    def _ascending(cls, lines: tuple[Resources, ...]) -> tuple[Resources, ...]:
+    def _ascending(cls, lines: tuple[SizedResources, ...]) -> tuple[SizedResources, ...]:
         sizes = [line.up_to for line in lines]
         if sizes != sorted(set(sizes)):
             raise ValueError(f"up_to must grow from line to line, found {sizes}")
@@ -164,12 +176,14 @@ class Cluster(Options):
         """The folder of data sets, absolute."""
         return None if self.data is None else ROOT / expand(self.data)
 
-    def resources_for(self, model: str) -> Resources:
-        """The line of ``resources`` for a model.
+    def resources_for(self, model: str, tier: str) -> Resources:
+        """What a stage of this model asks for in a tier: ``lab``, or the line of ``resources`` for it.
 
         Raises:
             ConfigError: when the model's name states no size, or a larger one than any line holds.
         """
+        if tier == "lab" and self.lab is not None:
+            return self.lab
         size = billions(model)
         for line in self.resources:
             if size <= line.up_to:
@@ -221,12 +235,22 @@ def read_cluster(run: RunDir) -> Cluster:
     Raises:
         ConfigError: when the run has none, or not one that this code understands.
     """
+    path = cluster_file(run)
     try:
-        return Cluster.model_validate_json(cluster_file(run).read_bytes())
+        content = path.read_bytes()
     except FileNotFoundError as error:
         raise ConfigError(f"{run.root} was not submitted to a cluster yet: `make submit`") from error
-    except ValueError as error:
-        raise ConfigError(f"{cluster_file(run)}: {error}") from error
+    try:
+        return Cluster.model_validate_json(content)
+    except ValidationError as error:
+        if {one["loc"][:1] for one in error.errors()} == {("planning",)}:
+            # An earlier version's assumptions: no stage reads them.
+            return Cluster.model_validate_json(json.dumps(json.loads(content) | {"planning": None}))
+        said = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:3])
+        raise ConfigError(
+            f"{path} is not what this version of the code understands ({said}); "
+            "`make resume RUN=… CLUSTER=<name>` writes it anew"
+        ) from error
 
 
 def write_cluster(run: RunDir, cluster: Cluster) -> None:

@@ -32,6 +32,7 @@ from jobs.submit import (
 from lada.driver import Driver
 from lada.errors import ConfigError, LadaError
 from lada.faults import aim_at_driver
+from lada.layers import read_run
 from lada.lease import lease
 from lada.ledger import Ledger
 from lada.plan import read_plan
@@ -162,7 +163,9 @@ def _launcher(
         unchanged = partial(check_unchanged, run, cluster)
         return Slurm(run, cluster, report=report, before_start=unchanged), lambda: None
     # Stages inside this allocation cannot outlive it, and share its GPUs.
-    has_gpus = any(line.gpus for line in cluster.resources) and cluster.nvidia
+    config = read_run(run.root)
+    lines = [cluster.resources_for(party.model, config.tier) for party in config.parties]
+    has_gpus = any(line.gpus for line in lines) and cluster.nvidia
     inside = Local(run, cluster=cluster, width=1 if has_gpus else None)
     return inside, inside.stop
 

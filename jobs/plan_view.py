@@ -172,7 +172,7 @@ def _parties(dry: DryRun) -> Table:
     for name in ("nodes", "GPUs", "cores", "memory", "time limit"):
         table.add_column(name, justify="right", no_wrap=True)
     for party in dry.config.parties:
-        asked = dry.cluster.resources_for(party.model)
+        asked = dry.cluster.resources_for(party.model, dry.config.tier)
         table.add_row(
             party.name,
             party.model.rpartition("/")[2],

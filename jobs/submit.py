@@ -166,7 +166,8 @@ def _equip(run: RunDir, cluster: Cluster) -> RunDir:
     prepare_folders(run, read_plan(run).parties)
     config = read_run(run.root)
     for party in config.parties:
-        cluster.resources_for(party.model)  # a model without resources is refused now, not in the third round
+        # A model without resources is refused now, not in the third round.
+        cluster.resources_for(party.model, config.tier)
     return run
 
 
@@ -208,7 +209,7 @@ def driver_options(run: RunDir, cluster: Cluster) -> list[str]:
         "time": cluster.driver.minutes,
         "mem": f"{round(cluster.driver.memory_gb * 1024)}M",
         "constraint": cluster.constraint,
-        **_room_for_stages(cluster),
+        **_room_for_stages(run, cluster),
         **{name: value for name, value in cluster.sbatch.items() if value is not True},
         "chdir": ROOT,
         "output": logs / "%j.log",
@@ -218,11 +219,13 @@ def driver_options(run: RunDir, cluster: Cluster) -> list[str]:
     return [*listed, *flags, str(ROOT / "slurm" / "driver.sbatch"), str(run.root)]
 
 
-def _room_for_stages(cluster: Cluster) -> dict[str, object]:
+def _room_for_stages(run: RunDir, cluster: Cluster) -> dict[str, object]:
     """What the driver's job asks for in addition where stages run inside it: room for the largest."""
     if cluster.stages != "inside":
         return {}
-    largest = cluster.resources[-1]
+    config = read_run(run.root)
+    lines = [cluster.resources_for(party.model, config.tier) for party in config.parties]
+    largest = max(lines, key=lambda line: (line.gpus, line.memory_gb, line.cpus))
     gpus = {name.replace("_", "-"): value for name, value in gpu_parameters(largest, cluster).items()}
     memory = cluster.driver.memory_gb + largest.memory_gb
     return {"cpus-per-task": largest.cpus, "mem": f"{round(memory * 1024)}M", **gpus}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs.batch import job_parameters, sbatch_text
-from jobs.cluster import ROOT, Cluster, Resources, load_cluster
+from jobs.cluster import ROOT, Cluster, SizedResources, load_cluster
 from jobs.slurm import job_name, run_mark
 from lada.errors import ConfigError
 from lada.layers import read_run
@@ -36,7 +36,7 @@ def _srun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def site(**changes: object) -> Cluster:
     plain = Cluster(
-        name="site", partition="gpu", resources=(Resources(up_to=80, gpus=2, memory_gb=10, minutes=60),)
+        name="site", partition="gpu", resources=(SizedResources(up_to=80, gpus=2, memory_gb=10, minutes=60),)
     )
     return plain.model_copy(update=changes)
 
@@ -74,7 +74,8 @@ def test_the_script_says_who_the_job_is_and_what_it_needs(run: RunDir) -> None:
 def test_srun_is_told_the_cpus_that_sbatch_was(name: str, run: RunDir) -> None:
     """Slurm 22.05 and newer do not hand them on: a stage's threads and ranks would share one core."""
     cluster = load_cluster(name)
-    cpus = cluster.resources_for(read_run(run.root).party(STAGE.party).model).cpus
+    config = read_run(run.root)
+    cpus = cluster.resources_for(config.party(STAGE.party).model, config.tier).cpus
     found = lines(run, cluster)
     (started,) = [line for line in found if line.startswith("srun ")]
     assert f"#SBATCH --cpus-per-task={cpus}" in found
@@ -92,7 +93,7 @@ def test_a_retry_gets_what_the_first_attempt_lacked(run: RunDir) -> None:
 
 @pytest.mark.usefixtures("_srun")
 def test_what_a_retry_gets_ends_where_the_site_does(run: RunDir) -> None:
-    line = Resources(up_to=80, memory_gb=10, minutes=60, most_memory_gb=12, most_minutes=70)
+    line = SizedResources(up_to=80, memory_gb=10, minutes=60, most_memory_gb=12, most_minutes=70)
     found = lines(run, site(resources=(line,)), Change(memory=9, minutes=9))
     assert "#SBATCH --mem=12288M" in found
     assert "#SBATCH --time=70" in found
@@ -111,7 +112,7 @@ def test_gpus_by_type_and_by_gres_and_the_sites_own_options(run: RunDir) -> None
 
 
 def test_a_party_without_gpus_asks_for_none(run: RunDir) -> None:
-    cluster = site(resources=(Resources(up_to=80, gpus=0),))
+    cluster = site(resources=(SizedResources(up_to=80, gpus=0),))
     found = job_parameters(run, read_run(run.root), cluster, STAGE, "01-ab", Change())
     assert not {"gres", "gpus_per_node"} & set(found)
 
@@ -129,14 +130,23 @@ def test_every_shipped_cluster_has_resources_for_every_model_of_table_i(name: st
         "Qwen/Qwen2.5-72B-Instruct",
         "internlm/internlm3-8b",
     ):
-        assert cluster.resources_for(model).cpus > 0
+        assert cluster.resources_for(model, "paper").cpus > 0
+
+
+def test_the_lab_tier_asks_for_what_its_models_need() -> None:
+    cluster, model = load_cluster("a800"), "Qwen/Qwen2.5-72B-Instruct"
+    assert cluster.resources_for(model, "lab").gpus == 0
+    for tier in ("rehearsal", "paper"):
+        assert cluster.resources_for(model, tier).gpus == 8
+    without = cluster.model_copy(update={"lab": None})
+    assert without.resources_for(model, "lab").gpus == 8, "a site whose jobs must all ask for GPUs"
 
 
 def test_a_model_that_is_too_large_or_states_no_size_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"no resources for x/Y-405B .* up_to: 80"):
-        load_cluster("a800").resources_for("x/Y-405B")
+        load_cluster("a800").resources_for("x/Y-405B", "paper")
     with pytest.raises(ConfigError, match="states no size"):
-        load_cluster("a800").resources_for("x/small")
+        load_cluster("a800").resources_for("x/small", "paper")
 
 
 def test_a_wrong_key_of_a_cluster_file_is_named(tmp_path: Path) -> None:

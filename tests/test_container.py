@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobs import container, host
-from jobs.cluster import ROOT, Cluster, Resources
+from jobs.cluster import ROOT, Cluster, SizedResources
 from jobs.container import (
     SCRATCH,
     SETTINGS,
@@ -35,7 +35,7 @@ LEARN = Stage(2, "learn", "client-1")
 
 
 def cluster(**values: object) -> Cluster:
-    return Cluster.model_validate({"name": "x", "resources": [Resources(up_to=80)], **values})
+    return Cluster.model_validate({"name": "x", "resources": [SizedResources(up_to=80)], **values})
 
 
 @pytest.fixture()
@@ -330,9 +330,9 @@ def test_several_ranks_are_told_to_ledger_and_provenance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(host, "image_digest", lambda path: "0" * 64)
-    several = Resources(up_to=80, gpus=4, ranks=4, nodes=2, zero=3)
+    several = SizedResources(up_to=80, gpus=4, ranks=4, nodes=2, zero=3)
     assert several.shared() == {"ranks": 8, "zero": 3}
-    assert Resources(up_to=9).shared() == {}
-    site = cluster().model_copy(update={"resources": (Resources(up_to=9), several)})
+    assert SizedResources(up_to=9).shared() == {}
+    site = cluster().model_copy(update={"resources": (SizedResources(up_to=9), several)})
     assert json.loads(host.facts(site))["ranks"] == [{"up_to": 80, "nodes": 2, "ranks": 4, "zero": 3}]
     assert "ranks" not in json.loads(host.facts(cluster()))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.cluster import Resources, load_cluster, write_cluster
+from jobs.cluster import SizedResources, load_cluster, write_cluster
 from jobs.container import container_environment
 from jobs.failures import ExitRecord, classify
 from jobs.stage_job import _container
@@ -159,7 +159,7 @@ def test_the_oldest_driver(cuda: str | None, oldest: int | None, monkeypatch: py
 
 
 def environment_of(run: RunDir, tmp_path: Path, **changes: object) -> dict[str, str]:
-    site = load_cluster("a800").model_copy(update={"models": None, **changes})
+    site = load_cluster("a800").model_copy(update={"models": None, "lab": None, **changes})
     write_cluster(run, site)
     run.provenance_json.write_text("{}")
     return _container(run, Stage(1, "learn", "client-1"), "01-ab-0", 1, tmp_path)[1]
@@ -168,9 +168,9 @@ def environment_of(run: RunDir, tmp_path: Path, **changes: object) -> dict[str, 
 def test_the_host_passes_on_what_it_asked_for(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     assert read_plan(run).parties
-    name, four = f"APPTAINERENV_{ASKED}", (Resources(up_to=80, gpus=4, ranks=4),)
+    name, four = f"APPTAINERENV_{ASKED}", (SizedResources(up_to=80, gpus=4, ranks=4),)
     assert environment_of(run, tmp_path, resources=four)[name] == "4"
-    assert name not in environment_of(run, tmp_path, resources=(Resources(up_to=80),))
+    assert name not in environment_of(run, tmp_path, resources=(SizedResources(up_to=80),))
     # A site without --nv asks for GPUs that no container is meant to see (devcluster.yaml).
     assert name not in environment_of(run, tmp_path, resources=four, nvidia=False)
     assert name not in container_environment(load_cluster("a800"), threads=1, job={})

@@ -15,7 +15,7 @@ import pytest
 
 import jobs.image as image_module
 from jobs import wheels
-from jobs.cluster import ROOT, Cluster, Resources
+from jobs.cluster import ROOT, Cluster, SizedResources
 from jobs.image import image_digest, main, make_image, read_definition
 from lada.errors import ConfigError
 
@@ -55,7 +55,7 @@ class Site:
                 "image": str(self.image),
                 "base_image": str(root / "base.sif"),
                 "apptainer": [str(program)],
-                "resources": [Resources(up_to=80)],
+                "resources": [SizedResources(up_to=80)],
             }
         )
 

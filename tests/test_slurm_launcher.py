@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jobs import slurm, slurm_launcher
-from jobs.cluster import Cluster, Patience, Resources
+from jobs.cluster import Cluster, Patience, SizedResources
 from jobs.failures import ExitRecord
 from jobs.slurm import Job, SlurmError, Verdict, comment, job_name
 from jobs.slurm_launcher import MISSES, Slurm
@@ -21,7 +21,7 @@ from tests.fake_runs import commit_stage, make_run
 STAGE = Stage(0, "prepare", "client-1")
 ATTEMPT = "01-ab"
 CLUSTER = Cluster(
-    name="site", resources=(Resources(up_to=80),), patience=Patience(poll_seconds=1, hang_minutes=1)
+    name="site", resources=(SizedResources(up_to=80),), patience=Patience(poll_seconds=1, hang_minutes=1)
 )
 
 
