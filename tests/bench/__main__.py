@@ -1,4 +1,4 @@
-"""Benchmarks against TRL and transformers on one CPU core.
+"""Benchmarks on one CPU core: against TRL and transformers, and the plan's seconds against measured ones.
 
     taskset -c 1 python -m tests.bench [--quick]
 
@@ -22,13 +22,15 @@ warnings.filterwarnings("ignore")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="shape S only")
-    parser.add_argument("--only", choices=("training", "generation"), help="one of the two benchmarks")
+    parser.add_argument(
+        "--only", choices=("training", "generation", "plan"), help="one of the three benchmarks"
+    )
     arguments = parser.parse_args()
 
     import torch
 
     from lada.numerics import set_matmul_precision
-    from tests.bench import bench_generation, bench_training
+    from tests.bench import bench_generation, bench_plan, bench_training
     from tests.bench.shapes import SHAPES
 
     torch.set_num_threads(1)
@@ -38,12 +40,15 @@ def main() -> None:
     for name, shape in SHAPES.items():
         if arguments.quick and name != "S":
             continue
-        if arguments.only != "generation":
+        if arguments.only in (None, "training"):
             print(f"training step, shape {name}, {shape.steps} x {shape.pairs} pairs")
             bench_training.bench(shape)
-        if arguments.only != "training":
+        if arguments.only in (None, "generation"):
             print(f"generation, shape {name}, {bench_generation.NUM_PROMPTS} prompts")
             bench_generation.bench(shape)
+    if arguments.only in (None, "plan"):
+        print("the plan's seconds")
+        bench_plan.bench()
     print(f"took {time.perf_counter() - begin:.0f} s")
 
 

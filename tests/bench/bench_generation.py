@@ -54,9 +54,11 @@ def hugging_face_arm(model: LanguageModel, prompts: list[list[int]], limits: lis
     return run
 
 
-def our_arm(model: LanguageModel, prompts: list[list[int]], limits: list[int]) -> Arm:
+def our_arm(
+    model: LanguageModel, prompts: list[list[int]], limits: list[int], options: GenerationOptions
+) -> Arm:
+    """Our decoding, each response as long as its limit."""
     texts = [words(prompt) for prompt in prompts]
-    options = GenerationOptions(max_new_tokens=LIMIT, batch_size=ROWS)
     admit = decoding.Decoder.admit
 
     def admit_limited(decoder: decoding.Decoder, rows: list[decoding.Row]) -> None:
@@ -77,7 +79,7 @@ def bench(shape: Shape) -> None:
     draw = random.Random(7)
     prompts = token_lists(lengths(NUM_PROMPTS, 110, 0.45, 40, 320, draw), shape.vocab, draw)
     limits = lengths(NUM_PROMPTS, 80, 0.5, 16, LIMIT, draw)
-    ours = our_arm(model, prompts, limits)
+    ours = our_arm(model, prompts, limits, GenerationOptions(max_new_tokens=LIMIT, batch_size=ROWS))
     merged = build_model(shape)
     merged.network.merge_adapter()
     arms = {

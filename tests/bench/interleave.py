@@ -17,22 +17,30 @@ from typing import Any
 Arm = Callable[[], Any]
 
 
-def compare(arms: dict[str, Arm], *, base: str, repetitions: int) -> dict[str, Any]:
-    """Time arms against ``base``, print a table and return what each arm gave.
+def timed(
+    arms: dict[str, Arm], *, repetitions: int, results: dict[str, Any] | None = None
+) -> dict[str, list[float]]:
+    """CPU seconds of each arm's runs, in the order of repetitions; ``results`` gets what the last ones gave.
 
     Of three repetitions or more, the first warms up and does not count.
     """
-    results: dict[str, Any] = {}
     times: dict[str, list[float]] = {name: [] for name in arms}
     for repetition in range(repetitions):
         names = list(arms) if repetition % 2 == 0 else list(arms)[::-1]
         for name in names:
             gc.collect()
             begin = time.process_time()
-            results[name] = arms[name]()
+            given = arms[name]()
             times[name].append(time.process_time() - begin)
-    if repetitions > 2:
-        times = {name: taken[1:] for name, taken in times.items()}
+            if results is not None:
+                results[name] = given
+    return {name: taken[1:] for name, taken in times.items()} if repetitions > 2 else times
+
+
+def compare(arms: dict[str, Arm], *, base: str, repetitions: int) -> dict[str, Any]:
+    """Time arms against ``base``, print a table and return what each arm gave."""
+    results: dict[str, Any] = {}
+    times = timed(arms, repetitions=repetitions, results=results)
     for name, taken in times.items():
         ratio = statistics.median(t / b for b, t in zip(times[base], taken, strict=True))
         minima = min(taken) / min(times[base])

@@ -65,12 +65,17 @@ def words(tokens: list[int]) -> str:
     return " ".join(word(token) for token in tokens)
 
 
-def build_model(shape: Shape) -> LanguageModel:
-    """A model with an adapter that differs from its base."""
-    tokenizer = Tokenizer(models.WordLevel({word(i): i for i in range(shape.vocab)}, unk_token="<unk>"))
+def word_tokenizer(vocab: int) -> Tokenizer:
+    """One word a token."""
+    tokenizer = Tokenizer(models.WordLevel({word(i): i for i in range(vocab)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.add_special_tokens(list(SPECIAL))
-    model = LanguageModel(build_network(shape.config(), seed=0), tokenizer, lora=LORA)
+    return tokenizer
+
+
+def build_model(shape: Shape) -> LanguageModel:
+    """A model with an adapter that differs from its base."""
+    model = LanguageModel(build_network(shape.config(), seed=0), word_tokenizer(shape.vocab), lora=LORA)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for name, parameter in model.network.named_parameters():
