@@ -194,6 +194,7 @@ IN_TIER = $(if $(TIER),--tier $(TIER)) $(if $(ASKED_SIZE),--size $(ASKED_SIZE))
 OF_MATRIX = $(MATRIX) --runs $(RUNS) $(IN_TIER) $(if $(ASKED_CLUSTER),--cluster $(ASKED_CLUSTER))
 matrix: $(if $(ASKED_CLUSTER),$(HOST_VENV),$(VENV)/.ready) ## run what is missing of a matrix (MATRIX=table2 PARALLEL=2, or CLUSTER=)
 ifeq ($(ASKED_CLUSTER),)
+	$(if $(LIMIT),$(error LIMIT= is for runs on a cluster: name it with CLUSTER=, or run PARALLEL= at a time here))
 	$(BIN)/python -m lada matrix $(MATRIX) --runs $(RUNS) $(IN_TIER) --jobs $(PARALLEL) $(if $(AMEND),--amend)
 	$(BIN)/python -m lada collect $(MATRIX) --runs $(RUNS) $(IN_TIER) --results $(RESULTS)
 else
