@@ -160,7 +160,9 @@ def test_too_long_prompts_get_an_empty_unfinished_response() -> None:
 @pytest.mark.parametrize("beyond", [0, 1])
 def test_a_limit_that_leaves_no_prompt_any_room_is_refused(beyond: int) -> None:
     model = tiny_model(max_position_embeddings=64)
-    with pytest.raises(ConfigError, match=rf"max_new_tokens is {64 + beyond}, .* 64 positions.* less than 64"):
+    with pytest.raises(
+        ConfigError, match=rf"max_new_tokens is {64 + beyond}, .* 64 positions.* less than 64"
+    ):
         generate(model, prompts(2), options(max_new_tokens=64 + beyond))
 
 
