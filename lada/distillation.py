@@ -6,6 +6,7 @@ training follows, and its losses reward this round's selection.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -157,7 +158,7 @@ class _Watch:
         return RoundLosses(entry=entry.get(partner, first), steps=steps, after=after)
 
     def _keep(self, batch: list[Example]) -> list[Example]:
-        """Drop the pairs that their filter no longer wants (``select.refine``); the rest share the weight."""
+        """Drop the pairs that their filter no longer wants (``select.refine``)."""
         if self._hooks.keep is not None:
             batch = self._hooks.keep(batch)
         wanted: set[tuple[str, str]] = set()
@@ -188,13 +189,18 @@ def _part(saved: Saved, owner: str) -> dict[str, Tensor]:
 
 
 def _without(example: Example, wanted: set[tuple[str, str]]) -> Example | None:
-    """The example with its wanted terms alone, their weights scaled to the sum that all had."""
+    """The example with its wanted terms alone.
+
+    Weights that summed to 1 do so again; where each pair counts in full (``server_weights: none``), the pairs
+    that are left still do, and no more than that.
+    """
     terms = [term for term in example.terms if (example.id, term.partner) in wanted]
     if len(terms) == len(example.terms):
         return example
     if not terms:
         return None
-    scale = sum(term.weight for term in example.terms) / sum(term.weight for term in terms)
+    total = sum(term.weight for term in example.terms)
+    scale = total / sum(term.weight for term in terms) if math.isclose(total, 1.0) else 1.0
     return replace(example, terms=tuple(replace(term, weight=term.weight * scale) for term in terms))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -92,7 +92,7 @@ class Driver:
         self.plan: Plan = read_plan(self.run)
         self.ledger = Ledger(self.run.ledger_jsonl)
         self.public_ids = {question.id for question in self.run.public_questions()}
-        self._early: list[Ended] = []
+        self._ends: list[Ended] = []  # what no line of the ledger tells of yet
 
     def drive(self, *, rounds: int | None = None) -> bool:
         """Run every pending stage, or those up to a round.
@@ -109,6 +109,7 @@ class Driver:
             try:
                 return self._drive(rounds) or worked
             except OSError as error:
+                worked = True
                 if error.errno in STUTTERS and stutters < MAX_STUTTERS:
                     stutters += 1
                     self.report(f"{type(error).__name__}: {error}: trying again")
@@ -116,7 +117,6 @@ class Driver:
                     continue
                 if not is_full(error):
                     raise
-                worked = True
                 self._wait_for_space(f"{type(error).__name__}: {error}")
             except LadaError as error:
                 self._note("stopped", reason=str(error)[-2000:], exit_code=error.exit_code)
@@ -124,10 +124,13 @@ class Driver:
 
     def _drive(self, rounds: int | None) -> bool:
         self.heal()
+        for end in [end for end in self._ends if self.run.is_committed(end.stage)]:
+            self._accept(end)  # an error came between its commit and its line
         worked = False
         while group := self._next(rounds):
             if not worked:
                 self.ledger.write("driver-began", **_who(), continued=self.continued)
+                self.continued = True  # what follows an error that was waited out is the same start
             worked = True
             self.run_group(group)
             write_metrics(self.run, self.config, self.plan)
@@ -141,10 +144,13 @@ class Driver:
         """Run stages side by side until each is committed, verified and published."""
         waiting = set(group)
         for stage in group:
-            self._start(stage)
+            if all(end.stage != stage for end in self._ends):
+                self._start(stage)
         while waiting:
             self.check()
-            ended = self._poll(waiting)
+            self._ends += self.launcher.poll()
+            # What ended of another group's stages waits for that group.
+            ended = [end for end in self._ends if end.stage in waiting]
             for end in ended:
                 failure = self._accept(end)
                 if failure is None:
@@ -155,12 +161,6 @@ class Driver:
                 self._start(end.stage)
             if not ended:
                 time.sleep(self.poll_seconds)
-
-    def _poll(self, wanted: Collection[Stage]) -> list[Ended]:
-        """What ended of the wanted stages; the end of another group's stage waits for that group."""
-        ended = [*self._early, *self.launcher.poll()]
-        self._early = [end for end in ended if end.stage not in wanted]
-        return [end for end in ended if end.stage in wanted]
 
     def _next(self, rounds: int | None) -> tuple[Stage, ...] | None:
         group = next(self.plan.pending(self.run.is_committed), None)
@@ -220,8 +220,7 @@ class Driver:
             return Cause.CORRUPT, problem
         self._publish(end.stage)
         sweep(self.run, end.stage.party)
-        seconds = round(end.seconds, 3)
-        self.ledger.write("committed", stage=str(end.stage), seconds=seconds, **_where(end))
+        self._tell(end, "committed")
         self.report(f"{end.stage} committed ({end.seconds:.1f} s)")
         if self._is_first(end.stage):
             self._reused(end.stage)
@@ -250,15 +249,13 @@ class Driver:
         """
         earlier = _failures(self._events(end.stage))
         decision = decide([*earlier, Failure(cause, end.node)], max_attempts=self.max_attempts)
-        self.ledger.write(
+        self._tell(
+            end,
             "failed",
-            stage=str(end.stage),
             exit_code=end.exit_code,
             cause=str(cause),
             detail=problem[-2000:],
-            seconds=round(end.seconds, 3),
             action=decision.action,
-            **_where(end),
         )
         if decision.action == "stop":
             logs = self.run.root / "logs" / end.stage.party
@@ -266,6 +263,12 @@ class Driver:
         self.report(f"{end.stage} {cause}: {problem}{_next_time(decision)}")
         if decision.action == "pause":
             self._wait_for_space(problem)
+
+    def _tell(self, end: Ended, event: str, **fields: Any) -> None:
+        """Write to the ledger how an attempt ended; only then it is done with, whatever error came before."""
+        seconds = round(end.seconds, 3)
+        self.ledger.write(event, stage=str(end.stage), **fields, seconds=seconds, **_where(end))
+        self._ends.remove(end)
 
     def _events(self, stage: Stage) -> list[dict[str, Any]]:
         """What the ledger holds of a stage, and where a person started the run."""

@@ -28,6 +28,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from lada.space import is_full
+
 
 class LadaError(Exception):
     """Base of all errors raised on purpose; ``exit_code`` is what a process ends with."""
@@ -139,7 +141,10 @@ class Paused(LadaError):
 
 
 def exit_code(command: Callable[[], int]) -> int:
-    """Call a command; what it raised on purpose becomes a line on stderr and an exit code."""
+    """Call a command; what it raised on purpose becomes a line on stderr and an exit code.
+
+    So does what the system says of a file, and that a disk is full; any other error keeps its traceback.
+    """
     try:
         code = command()
         sys.stdout.flush()  # here, not at the interpreter's end, where a closed pipe is no longer caught
@@ -153,6 +158,12 @@ def exit_code(command: Callable[[], int]) -> int:
     except BrokenPipeError:  # whoever read the output, `head` for one, has seen enough
         _last_words()
         return 141
+    except OSError as error:
+        if error.strerror is None or (error.filename is None and not is_full(error)):
+            raise
+        where = f"{error.filename}: " if error.filename else ""  # none where the file was open already
+        _last_words(f"{where}{error.strerror}")
+        return NoSpaceError.exit_code if is_full(error) else 1
 
 
 def end(code: int) -> NoReturn:

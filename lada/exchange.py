@@ -201,8 +201,7 @@ def publish(run: RunDir, stage: Stage) -> None:
             continue
         # Not the process's number: in containers of their own two attempts have the same one.
         temporary = target.with_name(f".{stage.name}.{secrets.token_hex(4)}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(source, temporary)
+        _copy(source, temporary)
         crash_point("publish.copied")
         try:
             temporary.rename(target)
@@ -214,11 +213,27 @@ def publish(run: RunDir, stage: Stage) -> None:
         crash_point("publish.renamed")
 
 
+def _copy(source: Path, target: Path) -> None:
+    """Copy the files of a folder, or leave nothing.
+
+    Not `shutil.copytree`: it gathers what goes wrong in an error that does not tell a full disk from a fault.
+    """
+    target.mkdir(parents=True)
+    try:
+        for path in sorted(source.iterdir()):
+            if path.is_file():  # no folder in it has a file that its manifest lists
+                shutil.copy2(path, target / path.name)
+    except OSError:
+        shutil.rmtree(target, ignore_errors=True)  # it may be what fills the disk
+        raise
+
+
 def reject(run: RunDir, stage: Stage, error: ExchangeError) -> Path:
     """Move a refused commit to the party's .rejected/, with the reason; withdraw what it published."""
     rejected = _quarantine(run, stage.party)
-    # A folder of our own: nothing in the commit may decide where the reason is written.
-    target = rejected / f"{stage.name}.{len(list(rejected.iterdir()))}"
+    # A folder of our own: nothing in the commit may decide where the reason is written, and nothing that
+    # was removed or put there since may stand in its way.
+    target = rejected / f"{stage.name}.{secrets.token_hex(4)}"
     target.mkdir()
     (target / "reason.txt").write_text(f"{error}\n", encoding="utf-8")
     run.commit(stage).rename(target / "commit")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lada.config import GenerationOptions, derive_seed
 from lada.decoding import Asked, Decoder, Row, uniform_draws
+from lada.errors import ConfigError
 from lada.language_model import LanguageModel
 from lada.resume import Phase, Resume, Saved, begin
 
@@ -75,8 +76,15 @@ def generate(
         One response per prompt, in order.
 
     Raises:
+        ConfigError: ``max_new_tokens`` leaves no room for any prompt within the model's positions.
         Paused: when the stage was warned.
     """
+    room = model.max_positions - options.max_new_tokens
+    if room < 1:
+        raise ConfigError(
+            f"max_new_tokens is {options.max_new_tokens}, and the model has {model.max_positions} positions, "
+            f"of which a prompt needs some; legal: less than {model.max_positions}"
+        )
     begun = partials or [""] * len(prompts)
     given = [model.response_ids(text, finished=False) if text else [] for text in begun]
     ids = [model.prompt_ids(prompt) + own for prompt, own in zip(prompts, given, strict=True)]
@@ -90,7 +98,6 @@ def generate(
         tick(len(prompts), len(prompts))
         return [Generated(*one) for one in phase.result.values]
     asked = [Asked(*one) for one in zip(ids, given, stop_at, seeds, strict=True)]
-    room = model.max_positions - options.max_new_tokens
     queue = [index for index in range(len(ids)) if len(ids[index]) <= room]
     queue.sort(key=lambda index: (expected[index], len(ids[index])))
     with model.merged():

@@ -29,6 +29,13 @@ _EXPONENT = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
 class _Loader(yaml.SafeLoader):
     """YAML as people write it: 3e-4 is a number, and a key that stands twice is an error."""
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep=deep)
+        except ValueError as error:  # it looks like a date or a number, and is none
+            problem = f"'{node.value}' cannot be read ({error}); text stands in quotes"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
@@ -70,9 +77,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    content = parse_yaml(text, str(path))
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}: line {line} is not UTF-8, which YAML is written in here") from error
+    return _mapping(parse_yaml(text, str(path)), str(path))
+
+
+def _mapping(content: Any, where: str) -> dict[str, Any]:
+    """What is a mapping; anything else is an error that says where it stands."""
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected a mapping of keys to values")
+        raise ConfigError(f"{where}: expected a mapping of keys to values")
     return content
 
 
@@ -113,11 +127,12 @@ def layers(
     """
     tier_file = shipped("tiers", tier, configs)
     base = read_yaml(tier_file)
-    sizes = base.pop("sizes", {})
+    sizes = _mapping(base.pop("sizes", {}), f"{tier_file}: key 'sizes'")
     if size not in sizes:
-        raise ConfigError(f"{tier_file}: no size '{size}'; legal: {', '.join(sizes)}")
+        raise ConfigError(f"{tier_file}: no size '{size}'; legal: {', '.join(map(str, sizes))}")
     found: list[Layer] = [(str(tier_file), {**base, "tier": tier, "size": size})]
-    found.append((f"{tier_file} (sizes.{size})", sizes[size]))
+    of_size = _mapping(sizes[size], f"{tier_file}: key 'sizes.{size}'")
+    found.append((f"{tier_file} (sizes.{size})", of_size))
     for kind, name in (("datasets", dataset), ("scenarios", scenario)):
         path = shipped(kind, name, configs)
         found.append((str(path), read_yaml(path)))

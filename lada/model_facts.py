@@ -130,6 +130,8 @@ def with_model_facts(found: Sequence[Layer], configs: Path = CONFIGS) -> list[La
     parties = merged.get("parties")
     if merged.get("tier") not in ("paper", "rehearsal") or not isinstance(parties, list):
         return list(found)
+    if not all(_names_a_model(party) for party in parties):
+        return list(found)  # validation says what is wrong, and in which file
     tier = found[0][0]
     filled = []
     for party in parties:
@@ -145,6 +147,10 @@ def with_model_facts(found: Sequence[Layer], configs: Path = CONFIGS) -> list[La
             del free["prompt"]
         filled.append({**free, **party})
     return [*found, (str(configs / "models"), {"parties": filled})]
+
+
+def _names_a_model(party: Any) -> bool:
+    return isinstance(party, dict) and all(isinstance(party.get(key), str) for key in ("name", "model"))
 
 
 def _own_options(facts: ModelFacts, role: str, *, lora: bool) -> dict[str, tuple[str, Any]]:

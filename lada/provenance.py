@@ -111,9 +111,17 @@ def check(run: RunDir, now: Mapping[str, Any], *, amend: bool, finished: bool) -
 
     Raises:
         ChangedError: for an unfinished run, unless ``amend``; names what changed and what to do. Also with
-            ``amend`` when run.yaml now asks for other data, parties or rounds than the run's folder has.
+            ``amend`` when run.yaml now asks for other data, parties or rounds than the run's folder has, or
+            when nothing says what the run began with.
     """
     then = recorded(run)
+    if not {"run_yaml", "config"} <= then.keys():
+        unknown = (
+            f"{run.provenance_json} is missing or lacks run.yaml as it was: nothing says what made this run"
+        )
+        if finished:
+            return unknown
+        raise ChangedError(f"{unknown}. Put it back, or FRESH=1 starts anew")
     changed = [
         f"{key}: {_short(then.get(key))} -> {_short(now[key])}"
         for key in ("code", "packages", "weights", "image")

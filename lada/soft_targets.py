@@ -105,12 +105,18 @@ def one_hot(rows: Rows, places: Sequence[bool], tokens: Sequence[int]) -> Rows:
 
 
 def mix(sources: Sequence[Rows], weights: Sequence[float]) -> Rows:
-    """Weighted mean of several sources' rows; where a source has no knowledge the others share its weight."""
+    """Weighted mean of several sources' rows; where a source has no knowledge the others share its weight.
+
+    Returns:
+        Each source's tokens beside the others'; where all have the same ones, as with letters, these once.
+    """
     shares = np.stack(
         [weight * (probs.sum(axis=1) > 0) for (_, probs), weight in zip(sources, weights, strict=True)]
     )
     total = shares.sum(axis=0)
     shares = shares / np.where(total > 0, total, 1.0)
-    ids = np.concatenate([one for one, _ in sources], axis=1)
+    ids = [one for one, _ in sources]
     probs = [probs * share[:, None] for (_, probs), share in zip(sources, shares, strict=True)]
-    return ids, np.concatenate(probs, axis=1).astype(np.float32)
+    if all(np.array_equal(ids[0], one) for one in ids):
+        return ids[0], np.sum(probs, axis=0).astype(np.float32)
+    return np.concatenate(ids, axis=1), np.concatenate(probs, axis=1).astype(np.float32)

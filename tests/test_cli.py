@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import subprocess
 import sys
+from email.message import Message
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 
+from lada import provenance
 from lada.__main__ import main
+from lada.errors import exit_code
 from lada.method import describe_methods, method_names
+from lada.rundir import RunDir
 from tests.smallest_models import SETTINGS
 
 pytestmark = pytest.mark.usefixtures("smallest_lab")
@@ -129,6 +135,58 @@ def test_mistakes_end_with_their_exit_code_and_say_what_is_legal(
 ) -> None:
     assert main([*arguments(tmp_path), *more]) == code
     assert words in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_folder_that_cannot_be_written_is_named_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "runs"
+    file.write_text("not a folder\n")
+    assert main(["init", *arguments(file)[1:]]) == 1
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and said[0].startswith(f"{file}/") and said[0].endswith(": Not a directory")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_while_a_run_is_made_ends_with_its_exit_code(
+    number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.fsync", full)
+    assert main(["init", *arguments(tmp_path)[1:]]) == 12
+    assert capsys.readouterr().err == f"{os.strerror(number)}\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+        OSError("a library's own words"),
+        HTTPError("https://hub", 500, "broken", Message(), None),
+    ],
+)
+def test_an_error_that_the_system_says_of_no_file_keeps_its_traceback(error: OSError) -> None:
+    def command() -> int:
+        raise error
+
+    with pytest.raises(type(error)):
+        exit_code(command)
+
+
+def test_a_run_whose_provenance_is_gone_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["init", *arguments(tmp_path)[1:]]
+    assert main(command) == 0
+    run = RunDir(Path(capsys.readouterr().out.strip()))
+    run.provenance_json.unlink()
+    for more in ((), ("--amend",)):
+        assert main([*command, *more]) == 8
+        said = capsys.readouterr().err
+        assert str(run.provenance_json) in said and "FRESH=1" in said
+    now = {"code": "", "packages": {}, "weights": {}, "image": None, "run_yaml": "", "config": {}}
+    remark = provenance.check(run, now, amend=False, finished=True)
+    assert remark is not None and "nothing says what made this run" in remark
 
 
 @pytest.mark.parametrize("name", ["mathinstruct", "cot_collection", "aqua_rat"])

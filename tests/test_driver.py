@@ -344,6 +344,52 @@ def test_a_full_disk_under_the_driver_itself_pauses_it_too(
     assert run.metrics_csv.read_bytes() == expected
 
 
+def stumbling(monkeypatch: pytest.MonkeyPatch, *lines: tuple[str, str]) -> None:
+    """The file server fails when these lines of the ledger (event, stage) are to be written, once each."""
+    write, left = Ledger.write, list(lines)
+
+    def stumbles(ledger: Ledger, event: str, **fields: Any) -> None:
+        if (event, fields.get("stage")) in left:
+            left.remove((event, fields["stage"]))
+            raise OSError(errno.EIO, "Input/output error")
+        write(ledger, event, **fields)
+
+    monkeypatch.setattr(Ledger, "write", stumbles)
+    monkeypatch.setattr("lada.driver.time.sleep", lambda seconds: None)
+
+
+def test_what_ended_before_an_error_that_was_waited_out_is_told_all_the_same(
+    run: RunDir, expected: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two stages end in one look: the first's line fails, and the second is not looked at."""
+    stumbling(monkeypatch, *(("committed", stage) for stage in ("server/r01-learn", *EVERY[-2:])))
+    assert drive(run).started == EVERY
+    assert sorted(str(event["stage"]) for event in events(run, "committed")) == sorted(EVERY)
+    assert run.metrics_csv.read_bytes() == expected
+
+
+def test_a_failure_is_told_after_an_error_that_was_waited_out(
+    run: RunDir, expected: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the same micro-batches would be tried again."""
+    stumbling(monkeypatch, ("failed", TARGET))
+    assert changes(drive(run, {TARGET: [fails(10)]})) == [Change(), Change(micro_batch_divisor=2)]
+    assert len(events(run, "failed")) == 1
+    assert run.metrics_csv.read_bytes() == expected
+
+
+def test_failures_still_count_after_an_error_that_was_waited_out(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stutters(run: RunDir, stage: Stage, attempt: str) -> int:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr("lada.driver.time.sleep", lambda seconds: None)
+    found = changes(drive(run, {TARGET: [fails(10), stutters]}))
+    assert found == [Change(), Change(micro_batch_divisor=2), Change(micro_batch_divisor=2)]
+    assert [event["continued"] for event in events(run, "driver-began")] == [False, True]
+
+
 def test_too_little_free_space_holds_back_the_next_stage(
     run: RunDir, expected: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -21,6 +22,7 @@ from lada.errors import ExchangeError
 from lada.exchange import (
     commit,
     committed_stages,
+    exchange_root,
     inbox_messages,
     is_published_whole,
     message_dir,
@@ -546,6 +548,28 @@ def test_random_damage_never_raises_anything_but_an_exchange_error(run: RunDir, 
         copy.rename(run.commit(STAGE))
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.ESTALE])
+def test_what_the_system_said_of_a_failed_publication_is_told_and_nothing_is_left(
+    number: int, run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = shutil.copyfile
+
+    def copyfile(source: Path, target: Path, **named: bool) -> object:
+        if Path(source).name == MANIFEST:
+            raise OSError(number, os.strerror(number), str(target))
+        return copied(source, target, **named)
+
+    withdraw(run, STAGE)
+    monkeypatch.setattr("shutil.copyfile", copyfile)
+    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+        publish(run, STAGE)
+    assert caught.value.errno == number, "so that the driver waits, and a stage ends with exit code 12"
+    assert [path for path in exchange_root(run).rglob("*") if STAGE.name in path.name] == []
+    monkeypatch.undo()
+    publish(run, STAGE)
+    assert is_published_whole(run, STAGE)
+
+
 # -- quarantine, restore, sweep
 
 
@@ -558,6 +582,16 @@ def test_a_refused_commit_goes_to_quarantine_with_its_reason_and_leaves_the_exch
     assert inbox_messages(run, "server", ["client-1"], ["r01-learn"]) == []
     commit_and_publish(run, STAGE, "02-b")
     assert reject(run, STAGE, ExchangeError("size", "cut")) != where
+
+
+def test_a_refused_commit_finds_a_place_whatever_was_removed_from_quarantine(run: RunDir) -> None:
+    first = reject(run, STAGE, ExchangeError("size", "cut"))
+    commit_and_publish(run, STAGE, "02-b")
+    second = reject(run, STAGE, ExchangeError("size", "cut"))
+    shutil.rmtree(first)
+    commit_and_publish(run, STAGE, "03-c")
+    third = reject(run, STAGE, ExchangeError("size", "cut"))
+    assert {path.name for path in run.rejected("client-1").iterdir()} == {second.name, third.name}
 
 
 def test_the_reason_is_not_written_through_a_link_that_the_party_left(run: RunDir) -> None:

@@ -10,6 +10,7 @@ from tiny_models import ARCHITECTURES, LORA, VOCAB, random_ids, tiny_model, unta
 
 from lada import decoding
 from lada.config import GenerationOptions
+from lada.errors import ConfigError
 from lada.generation import Generated, generate
 from lada.language_model import LanguageModel, state_hash
 from lada.row_cache import _SLACK, RowCache
@@ -154,6 +155,15 @@ def test_too_long_prompts_get_an_empty_unfinished_response() -> None:
     assert (first.text, first.num_tokens, first.finished) == ("", 0, False)
     assert first.confidence == pytest.approx(-math.log(VOCAB))
     assert second.num_tokens > 0
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_a_limit_that_leaves_no_prompt_any_room_is_refused(beyond: int) -> None:
+    model = tiny_model(max_position_embeddings=64)
+    with pytest.raises(
+        ConfigError, match=rf"max_new_tokens is {64 + beyond}, .* 64 positions.* less than 64"
+    ):
+        generate(model, prompts(2), options(max_new_tokens=64 + beyond))
 
 
 def test_no_prompts_and_progress() -> None:

@@ -108,15 +108,40 @@ def test_numbers_are_read_as_people_write_them(text: str) -> None:
         ("a: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
         ("- 1\n- 2\n", "expected a mapping"),
         ("", "expected a mapping"),
+        ("a: 1\nmade: 2024-13-45\n", "'2024-13-45' cannot be read (month must be in 1..12)"),
+        ("a: 1\nmade: 2024-13-45\n", "line 2, column 7"),
+        ("a: 1\nname: caf\xe9\n", "line 2 is not UTF-8"),
     ],
 )
 def test_bad_yaml_names_the_file(text: str, part: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
-    path.write_text(text)
+    path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError) as caught:
         read_yaml(path)
     assert str(path) in str(caught.value)
     assert part in str(caught.value)
+
+
+def test_a_date_of_no_calendar_in_a_setting_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"SET x=2024-13-45: .*text stands in quotes"):
+        parse_setting("x=2024-13-45")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "part"),
+    [
+        ("sizes:", "key 'sizes': expected a mapping"),
+        ("sizes: [tiny]", "key 'sizes': expected a mapping"),
+        ("sizes: {tiny: }", "key 'sizes.tiny': expected a mapping"),
+        ("sizes: {1: {}}", "no size 'tiny'; legal: 1"),
+    ],
+)
+def test_a_tier_whose_sizes_are_none_names_the_file_and_key(sizes: str, part: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"rounds: 2\n{sizes}\n")
+    with pytest.raises(ConfigError) as caught:
+        layers(scenario="1", method="lada", dataset="lab-math", size="tiny", tier=str(path))
+    assert str(caught.value).startswith(f"{path}: {part}")
 
 
 @pytest.mark.parametrize("setting", ["rounds", "=3", "a..b=1", ".a=1", ""])

@@ -192,6 +192,26 @@ def test_what_somebody_says_stands() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("parties", "part"),
+    [
+        ("[{name: server, modle: Qwen/Qwen3-32B}]", "did you mean 'model'?"),
+        ("[{model: Qwen/Qwen3-32B}]", "key 'parties.0.name' is missing"),
+        ("[{name: server, model: [Qwen/Qwen3-32B]}]", "key 'parties.0.model'"),
+        ("[server]", "key 'parties.0'"),
+    ],
+)
+@pytest.mark.parametrize("tier", ["paper", "rehearsal"])
+def test_a_party_of_ones_own_that_names_no_model_is_explained(
+    tier: str, parties: str, part: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(f"scenario: own\nparties: {parties}\n")
+    with pytest.raises(ConfigError) as caught:
+        paper(str(path), tier=tier)
+    assert part in str(caught.value) and str(path) in str(caught.value)
+
+
 def test_other_tiers_are_left_alone() -> None:
     for party in paper("1", tier="lab").parties:
         assert set(party.model_dump(exclude={"name", "model"}).values()) == {None}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from lada.distillation import _without as wanted_alone
 from lada.pairs import TextPair, overlap_weights, text_pairs
 from lada.records import Response
+from lada.training import Example, Term
 
 
 def pair(name: str, partner: str, chosen: str = "a b", rejected: str = "c") -> TextPair:
@@ -53,6 +55,19 @@ def test_without_weights_every_pair_counts_in_full_and_only_overlaps_differ() ->
     assert set(weights("none").values()) == {1.0}
     differing = {key for key in weights("none") if weights("none")[key] != weights("uniform")[key]}
     assert differing == {("q1", "client-1"), ("q1", "client-2")}
+
+
+@pytest.mark.parametrize("kind", ["reward", "uniform", "softmax", "size", "none"])
+def test_a_pair_that_refinement_leaves_weighs_as_if_it_had_always_been_alone(kind: str) -> None:
+    """Eq. 4: w = 1 where one pair has a sample, whatever the kind; with ``none`` also where several have."""
+    found = weights(kind)
+    terms = [Term(one, 1, 0, found["q1", one]) for one in ("client-1", "client-2")]
+    example = Example("q1", (1,), ((2,), (3,)), tuple(terms))
+    kept = wanted_alone(example, {("q1", "client-2"), ("q2", "client-1")})
+    assert kept is not None
+    assert [(term.partner, term.weight) for term in kept.terms] == [("client-2", pytest.approx(1))]
+    assert wanted_alone(example, {("q1", "client-1"), ("q1", "client-2")}) == example
+    assert wanted_alone(example, {("q2", "client-1")}) is None
 
 
 def test_a_pair_needs_both_texts() -> None:

@@ -94,6 +94,21 @@ def test_sources_are_mixed_where_they_have_knowledge() -> None:
     assert probs[2].tolist() == [0, 0, 0]
 
 
+def test_sources_that_speak_of_the_same_letters_are_mixed_letter_by_letter() -> None:
+    """Each letter once: p over the four letters, not over as many as all sources name together."""
+    letters = ids([7, 3, 9, 5])
+    one, two = softmax(np.array([[0.0, 1.0, 2.0, 3.0]])), softmax(np.array([[2.0, 0.0, 0.0, -1.0]]))
+    found, probs = mix([(letters, one), (letters, two)], [0.25, 0.75])
+    assert np.array_equal(found, letters)
+    expected = torch.from_numpy(0.25 * one + 0.75 * two)
+    torch.testing.assert_close(torch.from_numpy(probs), expected)
+    student = torch.randn(1, 10, generator=torch.Generator().manual_seed(0)).log_softmax(1)
+    loss, segment = SoftLoss(hard_weight=0.0, restricted=True), torch.zeros(1, dtype=torch.long)
+    _, distilled = loss(torch.zeros(1), student[:, found[0]], torch.from_numpy(probs), segment, 1)
+    restricted = student[:, letters[0]].log_softmax(1)
+    torch.testing.assert_close(distilled, -(expected * restricted).sum(1))
+
+
 @given(st.lists(st.lists(st.floats(-60_000, 0, width=32), min_size=3, max_size=3), min_size=1, max_size=4))
 def test_softmax_rows_sum_to_one(rows: list[list[float]]) -> None:
     found = softmax(np.array(rows, dtype=np.float64))

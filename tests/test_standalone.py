@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from lada.errors import ConfigError
+from lada.method import load_method
 from lada.rundir import RunDir
 from tests.federation import commit, drive, metrics
 from tests.federation import make as make_run
@@ -40,3 +42,9 @@ def test_matched_standalone_trains_on_for_the_asked_steps(tmp_path: Path) -> Non
 def test_matched_standalone_counts_the_longest_federated_run_by_default(tmp_path: Path) -> None:
     run = drive(make(tmp_path, "rounds=1", method="standalone_matched"))
     assert metrics(run)[1, "client-1", "optimiser_steps"] == 2 * 16 / 8
+
+
+@pytest.mark.parametrize("steps", [0, -1])
+def test_matched_standalone_refuses_steps_that_are_none(steps: int) -> None:
+    with pytest.raises(ConfigError, match=r"method\.steps_per_round.*greater than 0"):
+        load_method({"name": "standalone_matched", "steps_per_round": steps})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from lada.config import Options
+from lada.config import Options, Positive
 from lada.local import add_evaluation, measure, prepare_client, prepare_server, train_locally
 from lada.manifest import Outbox
 from lada.method import Step
@@ -22,7 +22,7 @@ class Config(Options):
             distillation over the whole public set takes (`training.client`), the longest federated run.
     """
 
-    steps_per_round: int | None = None
+    steps_per_round: Positive | None = None
 
 
 def practise(party: Party) -> Outbox:
