@@ -1,4 +1,4 @@
-"""Write the generated tables of README and results/STUDY.md: `make study-table`, after collecting the matrices.
+"""Write the generated tables of README and results/STUDY.md: `make study-table`, after collecting the runs.
 
 A table stands between ``<!-- name -->`` and ``<!-- end name -->``; what is there is replaced.
 """
