@@ -3,7 +3,8 @@
 A plan has one efficiency for training, one for passes without gradients and one for decoding. Each is taken
 from one case, the first of its kind; what is shown is how far off the plan then is in the other cases: other
 lengths, widths, depths and classes, full fine-tuning, checkpointing, more rows. The peak is that of a
-square matrix product; decoding of so few rows is bound by arithmetic here, on a GPU by memory.
+square matrix product. Decoding of so few rows of such small models is bound by what each layer costs
+whatever it computes, on a GPU by memory: there the plan has a term for either (``launch_ms``).
 """
 
 from __future__ import annotations
