@@ -53,11 +53,12 @@ def test_scenario_1_of_the_paper_tier_is_rehearsed_with_two_ranks_a_party(suite:
 
 def make(suite: Suite, command: str, *, check: bool = False) -> subprocess.CompletedProcess[str]:
     """As a newcomer types it, from a checkout that only root can read."""
-    own = {"DEVSUITE": str(suite.folder), "DEVCLUSTER": suite.environment["DEVCLUSTER"], "MAKEFLAGS": ""}
+    own = {"DEVSUITE": str(suite.folder), "DEVCLUSTER": suite.environment["DEVCLUSTER"]}
+    outer = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
     done = subprocess.run(
         ["make", *command.split()],
         cwd=ROOT,
-        env={**os.environ, **own},
+        env=outer | own,
         capture_output=True,
         text=True,
         check=False,
