@@ -147,7 +147,7 @@ test-slow: $(VENV)/.ready ## tests of minutes each: ten architectures in small, 
 	$(BIN)/python -m pytest tests/slow -n 2 --dist loadgroup $(ARGS)
 
 # Against a real Slurm and a real Apptainer on this machine; YES=1 agrees to what cluster-up installs. ARGS="-m ci":
-# a part of under half an hour. What kills daemons runs alone, the rest two at a time.
+# a part of under half an hour. What kills daemons runs alone, the rest two at a time; ARGS may leave none of it (5).
 test-cluster: export LADA_NEED_CLUSTER := 1
 TEST_SUITE = DEVSUITE=$${DEVCLUSTER:-/opt/lada-devcluster}/test-suite
 test-cluster: $(VENV)/.ready ## all tests that need a cluster (root; YES=1; ARGS="-m ci" for a part)
@@ -156,7 +156,7 @@ test-cluster: $(VENV)/.ready ## all tests that need a cluster (root; YES=1; ARGS
 	$(TEST_SUITE) slurm/devcluster/as-user $(BIN)/python -m pytest tests/cluster/test_isolation.py
 	$(BIN)/python -m pytest tests/cluster -n 2 --dist load $(ARGS) \
 	  --ignore tests/cluster/test_isolation.py --ignore tests/cluster/test_daemons.py
-	$(if $(findstring ci,$(ARGS)),,$(BIN)/python -m pytest tests/cluster/test_daemons.py $(ARGS))
+	$(if $(findstring ci,$(ARGS)),,$(BIN)/python -m pytest tests/cluster/test_daemons.py $(ARGS) $(if $(ARGS),|| [ $$? = 5 ]))
 
 lint: $(VENV)/.ready ## style, types
 	$(BIN)/ruff format --check .
