@@ -63,8 +63,11 @@ def code_hash() -> str:
 
 
 def host_facts() -> dict[str, Any]:
-    """What only the host knows: inside an image there is no git. A copy of a checkout may state its own."""
-    status = os.environ.get("LADA_GIT_STATUS", _git("status", "--porcelain"))
+    """What only the host knows: inside an image there is no git. A copy of a checkout may state its own.
+
+    What runs have written to results/ is no change of the checkout.
+    """
+    status = os.environ.get("LADA_GIT_STATUS", _git("status", "--porcelain", "--", ".", ":!results"))
     return {
         "git": os.environ.get("LADA_GIT_SHA") or _git("rev-parse", "HEAD"),
         "git_dirty": bool(status),
