@@ -187,10 +187,19 @@ def check_stage(run: RunDir) -> None:
 
 
 def recorded(run: RunDir) -> dict[str, Any]:
-    """What provenance.json holds; empty where there is none."""
+    """What provenance.json holds; empty where there is none.
+
+    Raises:
+        ChangedError: it is no JSON object.
+    """
     if not run.provenance_json.is_file():
         return {}
-    found: dict[str, Any] = json.loads(run.provenance_json.read_text(encoding="utf-8"))
+    try:
+        found = json.loads(run.provenance_json.read_bytes())
+    except ValueError as error:
+        raise ChangedError(f"{run.provenance_json} is not JSON ({error}): put it back, or FRESH=1") from error
+    if not isinstance(found, dict):
+        raise ChangedError(f"{run.provenance_json} holds no JSON object: put it back, or FRESH=1 starts anew")
     return found
 
 

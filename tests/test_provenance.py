@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from lada import provenance
+from lada.errors import ChangedError
+from lada.rundir import RunDir
 
 
 def test_results_are_no_change_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,3 +27,12 @@ def test_results_are_no_change_of_the_checkout(tmp_path: Path, monkeypatch: pyte
     assert len(found["git"]) == 40 and found["git_dirty"] is False
     (tmp_path / "code.py").write_text("2\n")
     assert provenance.host_facts()["git_dirty"] is True
+
+
+@pytest.mark.parametrize("content", ["", "{not json", "[1]", "\xff"])
+def test_what_is_no_provenance_is_named(content: str, tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    assert provenance.recorded(run) == {}
+    run.provenance_json.write_bytes(content.encode("latin-1"))
+    with pytest.raises(ChangedError, match=r"provenance\.json .*JSON.*FRESH=1"):
+        provenance.recorded(run)
