@@ -184,9 +184,10 @@ cluster-down: ## stop it and all that its jobs left (PURGE=1: and remove its fol
 	slurm/devcluster/down.sh
 
 # MATRIX=<name in configs/matrices> TIER=lab|paper|rehearsal SIZE= RUNS=<folder>; again = what is missing.
-# On this machine PARALLEL= runs side by side; with CLUSTER= each is submitted, at most LIMIT= at a time.
+# On this machine PARALLEL= runs side by side (lab tier: one a core, four at most, as each has one thread); with
+# CLUSTER= each is submitted, at most LIMIT= at a time.
 MATRIX ?= lab-study
-PARALLEL ?= 1
+PARALLEL ?= $(if $(filter-out lab,$(TIER)),1,$(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n < 4 ? n : 4))))
 ASKED_MATRIX := $(if $(filter file,$(origin MATRIX)),,$(MATRIX))
 ASKED_CLUSTER := $(if $(filter file,$(origin CLUSTER)),,$(CLUSTER))
 ASKED_SIZE := $(if $(filter file,$(origin SIZE)),,$(SIZE))

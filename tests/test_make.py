@@ -109,6 +109,12 @@ def test_lint_runs_all_three_checks() -> None:
     assert re.findall(r"bin/(\w+)", shown) == ["ruff", "ruff", "mypy"]
 
 
+@pytest.mark.parametrize(("asked", "jobs"), [("", None), ("TIER=paper", 1), ("PARALLEL=3", 3)])
+def test_small_runs_go_side_by_side(asked: str, jobs: int | None, clone: Path) -> None:
+    shown = make(clone, f"-n matrix MATRIX=table5 CLUSTER= {asked}").stdout
+    assert f"--jobs {jobs or min(4, len(os.sched_getaffinity(0)))}\n" in re.sub(r" +\n", "\n", shown)
+
+
 def test_test_and_study_targets_call_what_they_say() -> None:
     shown = subprocess.run(
         ["make", "-n", "test", "bench", "lab-models", "study"],
