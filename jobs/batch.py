@@ -27,7 +27,7 @@ def job_parameters(
     Raises:
         ConfigError: when the cluster file has no resources for the party's model.
     """
-    asked = cluster.resources_for(config.party(stage.party).model, config.tier)
+    asked = cluster.resources_of(config)[stage.party]
     found: dict[str, Any] = {
         "job_name": job_name(run, stage),
         "comment": comment(run, attempt),

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from jobs.assumptions import Planning
-from lada.config import Options, Positive
+from lada.config import Options, Positive, RunConfig
 from lada.errors import ConfigError
 from lada.layers import CONFIGS, read_yaml, shipped, validate
 from lada.rundir import RunDir, write_atomic
@@ -192,6 +192,10 @@ class Cluster(Options):
             f"cluster '{self.name}' has no resources for {model} ({size:g} billion parameters); "
             f"its largest line is up_to: {self.resources[-1].up_to:g}"
         )
+
+    def resources_of(self, config: RunConfig) -> dict[str, Resources]:
+        """What a stage of each party of a run asks for; raises as `resources_for`."""
+        return {party.name: self.resources_for(party.model, config.tier) for party in config.parties}
 
 
 def billions(model: str) -> float:

@@ -163,9 +163,7 @@ def _launcher(
         unchanged = partial(check_unchanged, run, cluster)
         return Slurm(run, cluster, report=report, before_start=unchanged), lambda: None
     # Stages inside this allocation cannot outlive it, and share its GPUs.
-    config = read_run(run.root)
-    lines = [cluster.resources_for(party.model, config.tier) for party in config.parties]
-    has_gpus = any(line.gpus for line in lines) and cluster.nvidia
+    has_gpus = any(line.gpus for line in cluster.resources_of(read_run(run.root)).values()) and cluster.nvidia
     inside = Local(run, cluster=cluster, width=1 if has_gpus else None)
     return inside, inside.stop
 

@@ -80,7 +80,7 @@ def dry_run(run: RunDir, config: RunConfig, plan: Plan, cluster: Cluster) -> Dry
     Raises:
         ConfigError: the cluster file has no resources for a party's model.
     """
-    resources = {party.name: cluster.resources_for(party.model, config.tier) for party in config.parties}
+    resources = cluster.resources_of(config)
     stages = tuple(
         StagePlan(
             stage,

@@ -177,7 +177,7 @@ def _party(
     planning: Planning,
     works: dict[Stage, StageWork],
 ) -> PartyEstimate:
-    resources = cluster.resources_for(party.model, config.tier)
+    resources = cluster.resources_of(config)[party.name]
     setup = setup_of(config, party, resources, planning)
     training, generation = footprints(setup)
     trained = any(

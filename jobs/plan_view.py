@@ -171,8 +171,9 @@ def _parties(dry: DryRun) -> Table:
         table.add_column(name, no_wrap=True)
     for name in ("nodes", "GPUs", "cores", "memory", "time limit"):
         table.add_column(name, justify="right", no_wrap=True)
+    resources = dry.cluster.resources_of(dry.config)
     for party in dry.config.parties:
-        asked = dry.cluster.resources_for(party.model, dry.config.tier)
+        asked = resources[party.name]
         table.add_row(
             party.name,
             party.model.rpartition("/")[2],

@@ -102,8 +102,7 @@ class Slurm:
         job, parameters = self._submit_some_way(stage, attempt, change)
         self._live[stage] = _Live(stage, attempt, job, time.monotonic())
         self._report(f"{stage} submitted as job {job}")
-        model = self._config.party(stage.party).model
-        line = self._cluster.resources_for(model, self._config.tier)
+        line = self._cluster.resources_of(self._config)[stage.party]
         return {"job": job, "resources": _resources(parameters), **line.shared()}
 
     def adopt(self, stage: Stage) -> dict[str, Any] | None:

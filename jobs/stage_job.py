@@ -139,7 +139,7 @@ def _container(
     run: RunDir, stage: Stage, attempt: str, divisor: int, scratch: Path
 ) -> tuple[list[str], dict[str, str]]:
     cluster, config = read_cluster(run), read_run(run.root)
-    resources = cluster.resources_for(config.party(stage.party).model, config.tier)
+    resources = cluster.resources_of(config)[stage.party]
     command = stage_command(
         run,
         stage,

@@ -164,10 +164,7 @@ def open_existing(run: RunDir, cluster: Cluster, *, amend: bool) -> RunDir:
 def _equip(run: RunDir, cluster: Cluster) -> RunDir:
     write_cluster(run, cluster)
     prepare_folders(run, read_plan(run).parties)
-    config = read_run(run.root)
-    for party in config.parties:
-        # A model without resources is refused now, not in the third round.
-        cluster.resources_for(party.model, config.tier)
+    cluster.resources_of(read_run(run.root))  # a model without any is refused now, not in the third round
     return run
 
 
@@ -223,9 +220,8 @@ def _room_for_stages(run: RunDir, cluster: Cluster) -> dict[str, object]:
     """What the driver's job asks for in addition where stages run inside it: room for the largest."""
     if cluster.stages != "inside":
         return {}
-    config = read_run(run.root)
-    lines = [cluster.resources_for(party.model, config.tier) for party in config.parties]
-    largest = max(lines, key=lambda line: (line.gpus, line.memory_gb, line.cpus))
+    lines = cluster.resources_of(read_run(run.root))
+    largest = max(lines.values(), key=lambda line: (line.gpus, line.memory_gb, line.cpus))
     gpus = {name.replace("_", "-"): value for name, value in gpu_parameters(largest, cluster).items()}
     memory = cluster.driver.memory_gb + largest.memory_gb
     return {"cpus-per-task": largest.cpus, "mem": f"{round(memory * 1024)}M", **gpus}

@@ -75,7 +75,7 @@ def test_srun_is_told_the_cpus_that_sbatch_was(name: str, run: RunDir) -> None:
     """Slurm 22.05 and newer do not hand them on: a stage's threads and ranks would share one core."""
     cluster = load_cluster(name)
     config = read_run(run.root)
-    cpus = cluster.resources_for(config.party(STAGE.party).model, config.tier).cpus
+    cpus = cluster.resources_of(config)[STAGE.party].cpus
     found = lines(run, cluster)
     (started,) = [line for line in found if line.startswith("srun ")]
     assert f"#SBATCH --cpus-per-task={cpus}" in found

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,7 +167,9 @@ def _arm(case: Case) -> tuple[Callable[[], Any], Work]:
         prompts = token_lists([prompt] * case.count, VOCAB, draw)
         limits = lengths(case.count, response, 0.5, 16, 4 * response, draw)
         options = GenerationOptions(max_new_tokens=4 * response, batch_size=case.rows)
-        return our_arm(model, prompts, limits, options), Generation(case.count, prompt, _mean(limits))
+        return our_arm(model, prompts, limits, options), Generation(
+            case.count, prompt, statistics.fmean(limits)
+        )
     examples = [
         Example(str(i), tuple(one[:prompt]), ((*one[prompt:-1], EOS),), (Term("server", 0, None),))
         for i, one in enumerate(token_lists([prompt + response] * case.count, VOCAB, draw))
@@ -177,9 +179,9 @@ def _arm(case: Case) -> tuple[Callable[[], Any], Work]:
             lambda: sequence_log_probs(model, examples, micro_tokens=MICRO_TOKENS, head_chunk=HEAD_CHUNK),
             Pass(case.count, prompt, response),
         )
-    options_ = TrainOptions(learning_rate=0.0, max_steps=1, batch_size=case.count, micro_tokens=MICRO_TOKENS)
+    options = TrainOptions(learning_rate=0.0, max_steps=1, batch_size=case.count, micro_tokens=MICRO_TOKENS)
     return (
-        lambda: fit(model, examples, options_, PairLoss("cross_entropy"), learning_rate=0.0, seed=0),
+        lambda: fit(model, examples, options, PairLoss("cross_entropy"), learning_rate=0.0, seed=0),
         Training(case.count, prompt, response, epochs=1, steps=1),
     )
 
@@ -195,7 +197,3 @@ def _model(case: Case) -> LanguageModel:
     )
     model.end_ids = frozenset()  # random weights end nowhere in particular
     return model
-
-
-def _mean(values: Iterable[int]) -> float:
-    return statistics.fmean(values)
