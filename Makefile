@@ -61,7 +61,7 @@ $(VENV)/.ready: containers/requirements.lock containers/requirements-test.lock c
 
 # What a login node needs: no torch. With the whole environment there, that one serves.
 $(VENV)/.host: containers/requirements-host.lock
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	[ -e $(VENV)/.ready ] || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "LaDa needs Python 3.11 or newer; name one with PYTHON=<path>" >&2; exit 2; }
 	[ -e $(VENV)/.ready ] || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip --disable-pip-version-check install -q -r $<; }
 	touch $@

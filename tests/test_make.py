@@ -168,6 +168,16 @@ def test_lock_writes_what_is_installed(clone: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_an_old_python_is_named_where_it_is_needed(there: bool, tmp_path: Path) -> None:
+    (tmp_path / "venv").mkdir()
+    if there:
+        (tmp_path / "venv" / ".ready").touch()
+    done = make(ROOT, f"{tmp_path}/venv/.host VENV={tmp_path}/venv PYTHON=/bin/false")
+    assert (done.returncode == 0) == there
+    assert ("PYTHON=<path>" in done.stderr) != there, "the first make was told another one"
+
+
 def test_clean_removes_the_environment_and_keeps_runs(tmp_path: Path) -> None:
     shutil.copy(ROOT / "Makefile", tmp_path)
     for name in (".venv", "runs", "lada/__pycache__"):
